@@ -1,0 +1,41 @@
+"""Where networks run."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+
+
+def pick_device(accelerator: str = "auto", devices: int | str = "auto") -> str:
+    """Name of the torch device for ``accelerator=`` and ``devices=``.
+
+    Parameters
+    ----------
+    accelerator
+        ``"auto"`` (a CUDA GPU if there is one), ``"cpu"``, ``"cuda"`` or ``"gpu"``.
+    devices
+        ``"auto"`` (the first) or the number of the device.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    RuntimeError
+        If CUDA is asked for and absent.
+    """
+    if accelerator not in ("auto", "cpu", "cuda", "gpu"):
+        msg = f"accelerator must be 'auto', 'cpu' or 'cuda', not {accelerator!r}."
+        raise ValueError(msg)
+    if devices != "auto" and (isinstance(devices, bool) or not isinstance(devices, int) or devices < 0):
+        msg = f"devices must be 'auto' or the number of a device (0, 1, ...), not {devices!r}."
+        raise ValueError(msg)
+    found = torch.cuda.is_available()
+    if accelerator in ("cuda", "gpu") and not found:
+        msg = "accelerator='cuda' was asked for, but torch finds no CUDA device; use accelerator='auto' or 'cpu'."
+        raise RuntimeError(msg)
+    if accelerator == "cpu" or not found:
+        if devices not in ("auto", 0):
+            warnings.warn(f"devices={devices!r} has no meaning on the CPU.", UserWarning, stacklevel=2)
+        return "cpu"
+    return f"cuda:{0 if devices == 'auto' else devices}"

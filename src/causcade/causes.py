@@ -1,0 +1,198 @@
+"""Cause scores of a screen: network, ensemble, spread, null and baselines, as arrays."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from causcade import nulls
+from causcade.baselines import popularity
+from causcade.ensemble import SetScore, score_pairs
+from causcade.pairs import pair_features
+from causcade.pretrained import Weights
+from causcade.scoring import cell_scorer, pair_scorer
+from causcade.screendata import ScreenData
+from causcade.stats import PairStats
+
+logger = logging.getLogger(__name__)
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a screen is scored.
+
+    Attributes
+    ----------
+    n_draws
+        Times the genes are dealt into sets.
+    n_half
+        Half-samples of the cells that give the spread (rounded up to even; 0 = spread over draws only).
+    n_null
+        Permutations of the labels (0 = no null).
+    size
+        Genes in a set; ``None`` = what the weights were trained with.
+    n_anchors, stable
+        See :func:`causcade.ensemble.score_pairs`.
+    device
+        Where the network runs.
+    progress_bar
+        Show one.
+    """
+
+    n_draws: int = 2
+    n_half: int = 4
+    n_null: int = 0
+    size: int | None = None
+    n_anchors: int = 0
+    stable: float | None = None
+    device: str = "cpu"
+    progress_bar: bool = True
+
+
+@dataclass(frozen=True)
+class CauseScores:
+    """Scores ``(n_genes, n_targets)``, ``[cause, effect]``, and what stands beside them.
+
+    Attributes
+    ----------
+    mean, sd, count
+        Mean logit, its spread, number of scores.
+    pvalue, fdr
+        Against permuted labels; ``None`` without a null.
+    knockout_t
+        z-score of the effect gene under perturbation of the cause gene; NaN where it was not perturbed alone.
+    popularity
+        ``(n_genes, 1)`` mean size of each gene's effects, whatever the target.
+    correlation
+        Correlation within groups.
+    """
+
+    mean: Floats
+    sd: Floats
+    count: NDArray[np.int32]
+    pvalue: Floats | None
+    fdr: Floats | None
+    knockout_t: Floats
+    popularity: Floats
+    correlation: Floats
+
+
+def score_causes(
+    screen: ScreenData,
+    weights: Weights,
+    targets: NDArray[np.int64] | None,
+    settings: Settings,
+    rng: np.random.Generator,
+) -> CauseScores:
+    """Score the causes of some genes (or of all).
+
+    Parameters
+    ----------
+    screen
+        The user's screen.
+    weights
+        A trained network.
+    targets
+        Positions of the effect genes; ``None`` = all.
+    settings
+        How to score.
+    rng
+        Deals genes, halves and permutations.
+    """
+    logger.info("scoring causes with %s on %s", weights.label, settings.device)
+    wanted = np.arange(screen.n_genes) if targets is None else targets
+    whole = screen.moments()
+    stats = screen.stats(whole)
+    out = _ensemble(screen, stats, weights, targets, settings, rng, settings.n_draws)
+    mean, sd, count = out.mean, out.sd, out.count
+    if settings.n_half and weights.config["network"] == "pairs":
+        sd = _half_sample_spread(screen, whole, weights, targets, settings, rng)
+    pvalue = fdr = None
+    if settings.n_null:
+        pvalue, fdr = _against_null(screen, mean, weights, targets, settings, rng)
+    z = stats.z.numpy()
+    knockout = np.where(stats.perturbed.numpy()[:, None], z[:, wanted], np.nan).astype(np.float32)
+    return CauseScores(
+        mean, np.nan_to_num(sd), count, pvalue, fdr, knockout, popularity(np.abs(z))[:, :1],
+        stats.correlation.numpy()[:, wanted],
+    )  # fmt: skip
+
+
+def _set_score(
+    screen: ScreenData, stats: PairStats, weights: Weights, settings: Settings, rng: np.random.Generator
+) -> SetScore:
+    if weights.config["network"] == "pairs":
+        return pair_scorer(weights.net, pair_features(stats), device=settings.device)
+    values, codes = screen.cell_table(50, 5000, rng)
+    n_cells = int(weights.config["cells"])
+    single = torch.from_numpy(screen.single)
+    return cell_scorer(weights.net, values, codes, single, n_cells=n_cells, device=settings.device)
+
+
+def _ensemble(
+    screen: ScreenData,
+    stats: PairStats,
+    weights: Weights,
+    targets: NDArray[np.int64] | None,
+    settings: Settings,
+    rng: np.random.Generator,
+    n_draws: int,
+):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    return score_pairs(
+        _set_score(screen, stats, weights, settings, rng),
+        screen.n_genes,
+        targets=targets,
+        size=settings.size or int(weights.config["subset"]),
+        n_draws=n_draws,
+        n_anchors=settings.n_anchors,
+        stable=settings.stable,
+        rng=rng,
+        progress_bar=settings.progress_bar,
+    )
+
+
+def _half_sample_spread(
+    screen: ScreenData,
+    whole,  # type: ignore[no-untyped-def]  # noqa: ANN001
+    weights: Weights,
+    targets: NDArray[np.int64] | None,
+    settings: Settings,
+    rng: np.random.Generator,
+) -> Floats:
+    """Spread of the scores over half-samples of the cells.
+
+    A half-sample varies around the full sample as the full sample varies around the truth, so this is the standard
+    error of the score without any correction.
+    """
+    scores = []
+    for _ in range(-(-settings.n_half // 2)):
+        for half in screen.halves(whole, rng):
+            out = _ensemble(screen, screen.stats(half), weights, targets, settings, rng, 1)
+            scores.append(out.mean)
+    return np.std(scores, axis=0, ddof=1).astype(np.float32)
+
+
+def _against_null(
+    screen: ScreenData,
+    observed: Floats,
+    weights: Weights,
+    targets: NDArray[np.int64] | None,
+    settings: Settings,
+    rng: np.random.Generator,
+) -> tuple[Floats, Floats]:
+    """p values and FDR against screens whose labels are permuted within groups."""
+    null = []
+    for _ in range(settings.n_null):
+        codes = nulls.permute_codes(screen.codes, groups=screen.groups, rng=rng)
+        stats = screen.stats(screen.moments(codes=codes))
+        null.append(_ensemble(screen, stats, weights, targets, settings, rng, 1).mean)
+    wanted = np.arange(screen.n_genes) if targets is None else targets
+    keep = np.arange(screen.n_genes)[:, None] != wanted[None]
+    pvalue = nulls.pooled_pvalues(observed, np.stack(null), keep=keep)
+    fdr = nulls.empirical_fdr(observed, np.stack(null), keep=keep)
+    return np.nan_to_num(pvalue, nan=1.0).astype(np.float32), np.nan_to_num(fdr, nan=1.0).astype(np.float32)

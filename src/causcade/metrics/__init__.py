@@ -1,0 +1,40 @@
+"""Scores of causal rankings, graphs and probabilities. Arrays in, floats out.
+
+Matrices are ``[cause, effect]`` and a gene is never scored as its own cause. A *row* score ranks the causes of
+each target and averages over targets (:func:`per_target`); a *column* score ranks the effects of each regulator
+and averages over regulators (:func:`per_regulator`). The row score alone rewards knowing which genes are hubs:
+one list that ignores the target does well on it, and gets exactly 0.5 in column AUROC. So
+:func:`cause_report` gives both, each beside the list that ignores the question and beside shuffled scores.
+
+Tied scores are never broken by position: AUROC counts a tied pair half, average precision steps over whole
+groups of ties (as scikit-learn does), F1 takes the expectation over random tie-breaking.
+"""
+
+from causcade.metrics._calibration import brier, brier_skill, expected_calibration_error
+from causcade.metrics._ranking import (
+    auroc,
+    average_precision,
+    direction_accuracy,
+    f1_at_true_count,
+    false_negative_rate_by_path,
+    per_regulator,
+    per_target,
+)
+from causcade.metrics._report import cause_report
+from causcade.metrics._sortability import r2_sortability, varsortability
+
+__all__ = [
+    "auroc",
+    "average_precision",
+    "brier",
+    "brier_skill",
+    "cause_report",
+    "direction_accuracy",
+    "expected_calibration_error",
+    "f1_at_true_count",
+    "false_negative_rate_by_path",
+    "per_regulator",
+    "per_target",
+    "r2_sortability",
+    "varsortability",
+]

@@ -1,0 +1,84 @@
+"""Pair-stream network: cause logits of all ordered pairs of a set of genes, from pair statistics."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from causcade.nn.axial import AxialLayer, PathProduct
+from causcade.pairs import N_FEATURES
+
+__all__ = ["PairStream", "PairStreamConfig"]
+
+
+@dataclass(frozen=True)
+class PairStreamConfig:
+    """Sizes of a :class:`PairStream`.
+
+    Attributes
+    ----------
+    width, layers, heads, hidden
+        Width of the stream, number of axial layers, heads, and width of the feed-forward layers.
+    paths
+        Channels of the two-step path product in each layer (0 = none).
+    features
+        Number of input features per pair.
+    """
+
+    width: int = 32
+    layers: int = 4
+    heads: int = 4
+    hidden: int = 96
+    paths: int = 8
+    features: int = N_FEATURES
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict for ``config.json``."""
+        return asdict(self)
+
+
+class PairStream(nn.Module):
+    """Axial transformer over the grid (causes x effects) of a set of genes.
+
+    Equivariant to the order of the genes; takes any number of them.
+
+    Parameters
+    ----------
+    config
+        Sizes.
+    """
+
+    def __init__(self, config: PairStreamConfig | None = None) -> None:
+        super().__init__()
+        self.config = c = config or PairStreamConfig()
+        self.embed = nn.Sequential(nn.Linear(c.features, 2 * c.width), nn.GELU(), nn.Linear(2 * c.width, c.width))
+        self.layers = nn.ModuleList(AxialLayer(c.width, c.heads, c.hidden) for _ in range(c.layers))
+        self.paths = nn.ModuleList(PathProduct(c.width, c.paths) for _ in range(c.layers if c.paths else 0))
+        self.head = nn.Sequential(
+            nn.LayerNorm(c.width), nn.Linear(c.width, 2 * c.width), nn.GELU(), nn.Linear(2 * c.width, 1)
+        )
+        self.skip = nn.Linear(c.features, 1)  # a direct way out: the net starts as a logistic regression
+        nn.init.zeros_(self.head[-1].weight)
+        nn.init.constant_(self.skip.bias, -4.0)  # about the share of cause pairs
+
+    def forward(self, features: Tensor, *, recompute: bool = False) -> Tensor:
+        """Logits ``(batch, n, n)``, ``[cause, effect]``, of features ``(batch, n, n, n_features)``.
+
+        ``recompute`` trades time for memory in the backward pass.
+        """
+        features = features.clamp(-8, 8)
+        x = self.embed(features)
+        for i, layer in enumerate(self.layers):
+            if self.paths:
+                x = x + self.paths[i](x)
+            x = checkpoint(layer, x, use_reentrant=False) if recompute else layer(x)
+        return (self.head(x) + self.skip(features)).squeeze(-1)
+
+    @torch.no_grad()
+    def n_parameters(self) -> int:
+        """Number of trainable parameters."""
+        return sum(p.numel() for p in self.parameters())

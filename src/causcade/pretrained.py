@@ -1,0 +1,134 @@
+"""Released weights: a name or a folder -> network, config, checksum.  No pickle is ever read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from causcade.nn.cells import CellStream, CellStreamConfig
+from causcade.nn.pair_stream import PairStream, PairStreamConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+__all__ = ["Weights", "available", "load", "table"]
+
+_NETWORKS: dict[str, tuple[type[nn.Module], type]] = {
+    "pairs": (PairStream, PairStreamConfig),
+    "cells": (CellStream, CellStreamConfig),
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A trained network and where it comes from.
+
+    Attributes
+    ----------
+    name
+        Released name, or the path of a folder.
+    net
+        The network, in evaluation mode on the CPU.
+    config
+        ``config.json``: network, sizes, size of a subset, the recipe.
+    sha256
+        Of ``model.safetensors``.
+    """
+
+    name: str
+    net: nn.Module
+    config: dict[str, Any]
+    sha256: str
+
+    @property
+    def label(self) -> str:
+        """``name@sha256`` (twelve digits), as stored with results."""
+        return f"{self.name}@{self.sha256[:12]}"
+
+
+def _folder() -> Path:
+    return Path(str(resources.files("causcade") / "weights"))
+
+
+def available() -> list[str]:
+    """Names of the weights in the package."""
+    return sorted(p.parent.name for p in _folder().glob("*/config.json"))
+
+
+def load(name: str | Path) -> Weights:
+    """Load released weights by name, or weights of your own from a folder.
+
+    Parameters
+    ----------
+    name
+        A name of :func:`available`, or a folder with ``config.json`` and ``model.safetensors`` as written by
+        ``python -m causcade.pretrain`` or ``TCD.save_pretrained``.
+
+    Raises
+    ------
+    ValueError
+        If there are no such weights.
+    RuntimeError
+        If the files are damaged, are a pickle, or do not fit each other.
+    """
+    released = str(name) in available()
+    folder = _folder() / str(name) if released else Path(name)
+    if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
+        msg = (
+            f"No weights {str(name)!r}: neither a released name ({', '.join(available()) or 'none'}) nor a folder with "
+            "config.json and model.safetensors."
+        )
+        raise ValueError(msg)
+    data = (folder / "model.safetensors").read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    config = _read_config(folder)
+    expected = config.get("sha256")
+    if (released and expected is None) or (expected is not None and expected != sha256):
+        msg = f"The weights {str(name)!r} are damaged: sha256 {sha256[:12]}, expected {str(expected)[:12]}. Reinstall."
+        raise RuntimeError(msg)
+    return Weights(str(name), _build(folder, config), config, sha256)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        known = config["network"] in _NETWORKS and "sizes" in config
+    except (ValueError, KeyError, TypeError) as error:
+        msg = f"{folder / 'config.json'} is no config of causcade weights ({error})."
+        raise RuntimeError(msg) from error
+    if not known:
+        msg = f"{folder / 'config.json'} asks for network {config['network']!r}; known are {sorted(_NETWORKS)}."
+        raise RuntimeError(msg)
+    return dict(config)
+
+
+def _build(folder: Path, config: dict[str, Any]) -> nn.Module:
+    network, sizes = _NETWORKS[config["network"]]
+    try:
+        net = network(sizes(**config["sizes"]))
+        net.load_state_dict(load_file(folder / "model.safetensors"))
+    except (SafetensorError, RuntimeError, TypeError) as error:
+        first = str(error).splitlines()[0]
+        msg = f"{folder / 'model.safetensors'} cannot be read as weights of {config['network']!r}: {first}"
+        raise RuntimeError(msg) from error
+    return net.eval()
+
+
+def table() -> pd.DataFrame:
+    """Weights in the package as a table: what each is for, how it was trained, its scores."""
+    import pandas as pd
+
+    rows = []
+    for name in available():
+        config = _read_config(_folder() / name)
+        row = {"name": name, **{k: config.get(k) for k in ("use", "network", "steps", "seconds", "device")}}
+        rows.append({**row, **config.get("scores", {})})
+    return pd.DataFrame(rows).set_index("name") if rows else pd.DataFrame()

@@ -1,0 +1,207 @@
+"""A user's screen as arrays: checked expression, regime and group of every cell, and the statistics made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from causcade.expression import Expression, read_expression
+from causcade.regimes import from_adata
+from causcade.regimes.labels import suggest
+from causcade.stats import Moments, PairStats, cell_values, log_normalise, pair_stats, single_target_regimes
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+Values = Literal["counts", "expression", "log"]
+_CACHE = 300_000_000  # entries of float32 that may be kept between passes (1.2 GB)
+
+
+@dataclass
+class ScreenData:
+    """What every model reads of a screen.
+
+    Attributes
+    ----------
+    genes
+        ``(n_genes,)`` names.
+    codes, groups
+        ``(n_cells,)`` regime (0 = control, -1 = left out) and group of every cell.
+    single
+        ``(n_genes,)`` regime that perturbs each gene alone, -1 = none.
+    n_regimes
+        Number of regimes, control included.
+    values
+        ``"counts"`` (normalised here), ``"expression"`` (likewise, need not be whole) or ``"log"`` (used as they are).
+    """
+
+    genes: NDArray[np.str_]
+    codes: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    single: NDArray[np.int64]
+    n_regimes: int
+    values: Values
+    source: Expression
+    _kept: dict[int, torch.Tensor] | None = None
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes."""
+        return len(self.genes)
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        return int(self.groups.max()) + 1
+
+    def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """Log-normalised values, block by block, in the order of the cells; kept in memory when they fit."""
+        keep = self.source.n_cells * self.n_genes <= _CACHE
+        if self._kept is not None:
+            yield from self._kept.items()
+            return
+        total = self.source.total_counts
+        used = total[(total > 0) & (self.codes >= 0)]
+        scale = float(np.median(used)) if used.size else 1.0
+        kept: dict[int, torch.Tensor] = {}
+        for start, block in self.source.blocks():
+            y = torch.from_numpy(block)
+            if self.values != "log":
+                y = log_normalise(y, torch.from_numpy(total[start : start + len(block)]).to(y), scale)
+            if keep:
+                kept[start] = y
+            yield start, y
+        self._kept = kept if keep else None
+
+    def moments(self, *, codes: NDArray[np.int64] | None = None, only: NDArray[np.bool_] | None = None) -> Moments:
+        """One pass over the cells.
+
+        Parameters
+        ----------
+        codes
+            Other regimes than the screen's (a permutation).
+        only
+            ``(n_cells,)`` cells to use.
+        """
+        codes = self.codes if codes is None else codes
+        codes = codes if only is None else np.where(only, codes, -1)
+        out = Moments.empty(self.n_regimes, self.n_groups, self.n_genes)
+        labels, groups = torch.from_numpy(codes), torch.from_numpy(self.groups)
+        for start, y in self.blocks():
+            rows = slice(start, start + len(y))
+            out.update(y, labels[rows], groups[rows])
+        return out
+
+    def stats(self, moments: Moments | None = None) -> PairStats:
+        """Pair statistics of the screen (or of other moments of it)."""
+        return pair_stats(moments or self.moments(), torch.from_numpy(self.single))
+
+    def halves(self, whole: Moments, rng: np.random.Generator) -> tuple[Moments, Moments]:
+        """Moments of a random half of the cells, dealt within every regime, and of the other half."""
+        order = rng.permutation(len(self.codes))
+        order = order[np.argsort(self.codes[order], kind="stable")]
+        half = np.zeros(len(self.codes), dtype=bool)
+        half[order[int(rng.integers(2)) :: 2]] = True
+        first = self.moments(only=half)
+        return first, Moments(*(a - b for a, b in zip(vars(whole).values(), vars(first).values(), strict=True)))
+
+    def cell_table(self, most_per_regime: int, most_controls: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values of a sample of cells for the cell network, and their regimes."""
+        if self.values == "log":
+            msg = "The cell network (preset 'paper') needs counts or expression, not log values: pass values='counts'."
+            raise ValueError(msg)
+        rows = []
+        order = rng.permutation(len(self.codes))
+        for regime in range(self.n_regimes):
+            mine = order[self.codes[order] == regime]
+            rows.append(mine[: most_controls if regime == 0 else most_per_regime])
+        chosen = np.sort(np.concatenate(rows))
+        x = torch.from_numpy(self.source.rows(chosen))
+        total = torch.from_numpy(self.source.total_counts[chosen]).to(x)
+        return cell_values(x, total), torch.from_numpy(self.codes[chosen])
+
+    def find(self, genes: str | list[str] | NDArray[np.str_]) -> NDArray[np.int64]:
+        """Positions of genes by name.
+
+        Raises
+        ------
+        KeyError
+            If one is not measured; the message gives close matches.
+        ValueError
+            If the list is empty or names a gene twice.
+        """
+        wanted = [genes] if isinstance(genes, str) else [str(g) for g in genes]
+        place = {g: i for i, g in enumerate(self.genes)}
+        if not wanted:
+            msg = "No genes were given; name at least one, or pass None for all pairs."
+            raise ValueError(msg)
+        if absent := [g for g in wanted if g not in place]:
+            told = "".join(suggest(g, list(place)) for g in absent[:3])
+            msg = f"{len(absent)} of {len(wanted)} genes are not in .var_names: {absent[:5]}.{told}"
+            raise KeyError(msg)
+        if len(set(wanted)) < len(wanted):
+            msg = f"Genes occur twice: {sorted({g for g in wanted if wanted.count(g) > 1})}."
+            raise ValueError(msg)
+        return np.array([place[g] for g in wanted])
+
+
+def read_screen(
+    adata: AnnData,
+    *,
+    layer: str | None = None,
+    values: Values = "counts",
+    batch_key: str | None = None,
+    regimes_key: str = "regimes",
+) -> ScreenData:
+    """Read and check a screen; nothing is written.
+
+    Parameters
+    ----------
+    adata
+        Annotated data on which :func:`causcade.pp.regimes` was run.
+    layer
+        Layer to read; ``None`` = ``.X``.
+    values
+        What the numbers are: ``"counts"`` (whole), ``"expression"`` (non-negative, linear scale) or ``"log"``
+        (log-normalised, non-negative).
+    batch_key
+        Column of ``.obs`` (batch, cell type, time point); effects and correlations are measured within its groups.
+    regimes_key
+        Key of the regimes.
+    """
+    if values not in ("counts", "expression", "log"):
+        msg = f"values must be 'counts', 'expression' or 'log', not {values!r}."
+        raise ValueError(msg)
+    regimes = from_adata(adata, regimes_key)
+    source = read_expression(adata, layer, counts={"counts": True, "expression": None, "log": False}[values])
+    if source.minimum < 0:
+        msg = f"{source.where} holds negative values ({source.minimum:g}): give counts, or log-normalised values >= 0."
+        raise ValueError(msg)
+    single = single_target_regimes(regimes.target_index, source.n_genes)
+    return ScreenData(
+        np.asarray(adata.var_names.astype(str)),
+        regimes.codes.astype(np.int64),
+        _read_groups(adata, batch_key),
+        single,
+        len(regimes),
+        values,
+        source,
+    )
+
+
+def _read_groups(adata: AnnData, key: str | None) -> NDArray[np.int64]:
+    if key is None:
+        return np.zeros(adata.n_obs, dtype=np.int64)
+    if key not in adata.obs:
+        msg = f".obs has no column {key!r} (batch_key).{suggest(key, list(adata.obs))} It has {sorted(adata.obs)}."
+        raise KeyError(msg)
+    codes = adata.obs[key].astype("category").cat.codes.to_numpy().astype(np.int64)
+    if n := int((codes < 0).sum()):
+        msg = f"{n:,} of {adata.n_obs:,} cells have no value in .obs[{key!r}] (batch_key); fill or drop them."
+        raise ValueError(msg)
+    return np.unique(codes, return_inverse=True)[1].astype(np.int64)

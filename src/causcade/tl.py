@@ -1,0 +1,241 @@
+"""Tools: questions asked of a screen. They write into the AnnData and return None."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from causcade import _keys, pretrained
+from causcade._device import pick_device
+from causcade.causes import CauseScores, Settings, score_causes
+from causcade.pretrained import Weights
+from causcade.screendata import Values, read_screen
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from causcade.models.tcd import TCD
+
+__all__ = ["causes"]
+
+_DENSE = 5_000  # genes; above, all-pairs results are stored sparse
+
+
+def causes(
+    adata: AnnData,
+    genes: str | Sequence[str] | None = None,
+    *,
+    model: str | Path | TCD = "tcd-grn-umi",
+    layer: str | None = None,
+    values: Values = "counts",
+    batch_key: str | None = None,
+    n_draws: int = 2,
+    n_half: int = 4,
+    n_null: int = 0,
+    subset_size: int | None = None,
+    n_anchors: int = 0,
+    stable: float | None = None,
+    n_top: int = 200,
+    accelerator: str = "auto",
+    devices: int | str = "auto",
+    rng: int | np.random.Generator | None = 0,
+    regimes_key: str = _keys.REGIMES,
+    key_added: str = _keys.CAUSES,
+    progress_bar: bool = True,
+) -> None:
+    """Score, for some genes, how likely every other gene is a cause: a regulator, direct or through others.
+
+    Targeted cause discovery (TCD-DL, sections 3 and 4): a network trained on simulated screens sees statistics (or
+    cells) of small random sets of genes, and its scores are averaged over sets. Next to the scores stand the
+    baselines: the knock-out z-score, the popularity of a candidate (the mean size of its effects on all genes) and
+    the correlation.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with regimes (:func:`causcade.pp.regimes`). For a MuData pass ``mdata["rna"]``.
+    genes
+        Effect genes, names in ``.var_names``. ``None`` scores all pairs.
+    model
+        A released name (:func:`causcade.pretrained.available`), a folder with weights, or a
+        :class:`causcade.models.TCD`.
+    layer
+        Layer with the values; ``None`` = ``.X``.
+    values
+        What they are: ``"counts"`` (raw, whole), ``"expression"`` (non-negative, linear scale) or ``"log"``
+        (log-normalised). Never guessed.
+    batch_key
+        Column of ``.obs`` (batch, cell type, time point); effects and correlations are taken within its groups.
+    n_draws
+        How many times the genes are dealt into sets.
+    n_half
+        Half-samples of the cells that give the spread (an even number; 0 = spread over the draws alone).
+    n_null
+        Permutations of the perturbation labels for p values and FDR; 0 = none. The null keeps all correlations and
+        breaks all effects: it asks whether the perturbations support the cause.
+    subset_size
+        Genes in a set; ``None`` = what the model was trained with.
+    n_anchors
+        From the second draw on, so many top-scoring genes are in every set.
+    stable
+        Stop drawing once the rank correlation of the scores between draws reaches this.
+    n_top
+        For all pairs beyond 5,000 genes: scores kept per effect gene.
+    accelerator, devices
+        ``"auto"``, ``"cpu"`` or ``"cuda"``, and the number of the device.
+    rng
+        Seed or generator; decides sets, half-samples and permutations. The same seed gives the same result.
+    regimes_key
+        ``key_added`` of :func:`causcade.pp.regimes`.
+    key_added
+        Stem of the keys below.
+    progress_bar
+        Show one.
+
+    Returns
+    -------
+    None. Writes, for ``key_added="causes"`` and ``k`` genes,
+
+    `.varm["causes"]` : float32 (n_vars, k)
+        Mean logit that the row gene is a cause of the column gene; 0 is a probability of one half.
+    `.varm["causes_sd"]`, `.varm["causes_n_draws"]` : (n_vars, k)
+        Standard error from half-samples of the cells, and the number of sets that scored the pair.
+    `.varm["causes_pvalue"]`, `.varm["causes_fdr"]` : float32 (n_vars, k)
+        With ``n_null`` only.
+    `.varm["causes_knockout_t"]` : float32 (n_vars, k)
+        z-score of the column gene under perturbation of the row gene; NaN where that was not perturbed alone.
+    `.varm["causes_popularity"]` : float32 (n_vars, 1)
+        Mean size of the effects of the row gene on all genes.
+    `.varm["causes_correlation"]` : float32 (n_vars, k)
+    `.uns["causes"]` : dict
+        ``names`` (the genes), ``model``, ``weights`` (name@sha256), ``n_draws``, ``params``.
+
+    With ``genes=None`` the scores are in ``.varp["causes"]``, ``[cause, effect]``, dense up to 5,000 genes.
+
+    Raises
+    ------
+    KeyError
+        If regimes, the layer, the batch column or a gene is missing.
+    ValueError
+        If values are not what ``values`` says, labels are unusable, or a parameter is out of range. ``adata`` is
+        unchanged after any error.
+
+    Examples
+    --------
+    >>> import causcade as cc
+    >>> adata = cc.simulate.screen(n_genes=30, rng=0)
+    >>> cc.tl.causes(adata, ["G001"], progress_bar=False)
+    >>> adata.varm["causes"].shape
+    (30, 1)
+    """
+    _keys.check_key(key_added)
+    settings = Settings(
+        _at_least(n_draws, 1, "n_draws"),
+        _at_least(n_half, 0, "n_half"),
+        _at_least(n_null, 0, "n_null"),
+        None if subset_size is None else _at_least(subset_size, 3, "subset_size"),
+        _at_least(n_anchors, 0, "n_anchors"),
+        stable,
+        pick_device(accelerator, devices),
+        progress_bar,
+    )
+    _at_least(n_top, 1, "n_top")
+    gen = _generator(rng)
+    weights = _weights(model)
+    screen = read_screen(adata, layer=layer, values=values, batch_key=batch_key, regimes_key=regimes_key)
+    targets = None if genes is None else screen.find(genes if isinstance(genes, str) else list(genes))
+    scores = score_causes(screen, weights, targets, settings, gen)
+    names = screen.genes if targets is None else screen.genes[targets]
+    params: dict[str, Any] = {
+        "layer": "X" if layer is None else layer,
+        "values": values,
+        "batch_key": batch_key or "",
+        "n_half": settings.n_half,
+        "n_null": settings.n_null,
+        "subset_size": settings.size or int(weights.config["subset"]),
+        "n_anchors": settings.n_anchors,
+        "regimes_key": regimes_key,
+        "direction": "[cause, effect]",
+        "units": "logit",
+    }
+    if isinstance(rng, int):
+        params["rng"] = rng
+    result = {
+        "names": np.asarray([str(n) for n in names], dtype=object),
+        "model": weights.name,
+        "weights": weights.label,
+        "n_draws": int(scores.count.max()),
+        "params": params,
+    }
+    _write(adata, key_added, scores, result, all_pairs=targets is None, n_top=n_top)
+
+
+def _write(
+    adata: AnnData, key: str, scores: CauseScores, result: dict[str, Any], *, all_pairs: bool, n_top: int
+) -> None:
+    """Store scores; all values exist before the first is written."""
+    per_pair = {
+        key: scores.mean,
+        _keys.sd(key): scores.sd,
+        _keys.n_draws(key): scores.count,
+        _keys.baseline(key, _keys.KNOCKOUT_T): scores.knockout_t,
+        _keys.baseline(key, _keys.CORRELATION): scores.correlation,
+    }
+    if scores.pvalue is not None and scores.fdr is not None:
+        per_pair |= {_keys.pvalue(key): scores.pvalue, _keys.fdr(key): scores.fdr}
+    if all_pairs and adata.n_vars > _DENSE:
+        top = _top(scores.mean, n_top)
+        per_pair = {name: _sparse(values, top) for name, values in per_pair.items()}
+    slot, other = (adata.varp, adata.varm) if all_pairs else (adata.varm, adata.varp)
+    for name in (_keys.pvalue(key), _keys.fdr(key), *per_pair):  # nothing of an earlier call may stay behind
+        for place in (slot, other):
+            if name in place:
+                del place[name]
+    for name, values in per_pair.items():
+        slot[name] = values
+    adata.varm[_keys.baseline(key, _keys.POPULARITY)] = scores.popularity
+    adata.uns[key] = result
+
+
+def _top(scores: np.ndarray, n: int) -> np.ndarray:
+    """Mask of the ``n`` highest scores of every column."""
+    keep = np.zeros(scores.shape, dtype=bool)
+    best = np.argpartition(-scores, min(n, len(scores) - 1), axis=0)[:n]
+    np.put_along_axis(keep, best, values=True, axis=0)
+    return keep
+
+
+def _sparse(values: np.ndarray, keep: np.ndarray) -> sparse.csr_matrix:
+    rows, columns = keep.nonzero()
+    return sparse.csr_matrix((values[rows, columns], (rows, columns)), shape=values.shape)
+
+
+def _weights(model: Any) -> Weights:
+    if isinstance(model, str | Path):
+        return pretrained.load(model)
+    if hasattr(model, "as_weights"):
+        found: Weights = model.as_weights()
+        return found
+    msg = f"model must be a released name, a folder or a TCD, not {type(model).__name__}."
+    raise ValueError(msg)
+
+
+def _generator(rng: Any) -> np.random.Generator:
+    if isinstance(rng, bool) or not isinstance(rng, int | np.integer | np.random.Generator | None):
+        msg = f"rng must be a non-negative int, a numpy Generator or None, not {rng!r}."
+        raise ValueError(msg)
+    if isinstance(rng, int | np.integer) and rng < 0:
+        msg = f"rng must not be negative, got {rng}."
+        raise ValueError(msg)
+    return np.random.default_rng(rng)
+
+
+def _at_least(value: int, least: int, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        msg = f"{name} must be a whole number of at least {least}, not {value!r}."
+        raise ValueError(msg)
+    return int(value)
