@@ -5,7 +5,7 @@ WORKERS ?= 2
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip
-LOCK := -c constraints.txt
+INSTALL := $(PIP) install --quiet --no-compile -c constraints.txt
 
 .PHONY: help demo test lint format docs tutorials build clean
 .DELETE_ON_ERROR:
@@ -49,16 +49,16 @@ tutorials: $(VENV)/.installed-doc
 build: $(VENV)/.installed
 	$(PIP) wheel --no-deps --wheel-dir dist .
 
-# torch first and pinned, so that nothing else chooses its build.
+# torch first and pinned, so that nothing else chooses its build. Python compiles what is imported, pip would do all.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade "pip>=25.1"
-	$(PIP) install --quiet $(LOCK) torch
-	$(PIP) install --quiet $(LOCK) -e .
+	$(INSTALL) torch
+	$(INSTALL) -e .
 	touch $@
 
 $(VENV)/.installed-%: $(VENV)/.installed
-	$(PIP) install --quiet $(LOCK) --group $*
+	$(INSTALL) --group $*
 	touch $@
 
 clean:

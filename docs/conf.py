@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib.metadata import version as installed_version
+from typing import Any
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -50,3 +52,13 @@ html_theme = "sphinx_book_theme"
 html_title = "causcade"
 html_show_sourcelink = False
 html_theme_options = {"show_toc_level": 2, "use_download_button": False}
+
+
+def plain_aliases(*event: Any) -> tuple[str | None, str | None]:
+    """Write an alias inside a union by its name; Sphinx shows the object that stands for it."""
+    signature, returns = (text and re.sub(r"TypeAliasForwardRef\('([^']+)'\)", r"\1", text) for text in event[-2:])
+    return signature, returns
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-signature", plain_aliases)

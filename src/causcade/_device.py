@@ -22,7 +22,7 @@ def pick_device(accelerator: str = "auto", devices: int | str = "auto") -> str:
     ValueError
         If the name is unknown.
     RuntimeError
-        If CUDA is asked for and absent.
+        If CUDA is asked for and absent, or has no device of that number.
     """
     if accelerator not in ("auto", "cpu", "cuda", "gpu"):
         msg = f"accelerator must be 'auto', 'cpu' or 'cuda', not {accelerator!r}."
@@ -38,4 +38,8 @@ def pick_device(accelerator: str = "auto", devices: int | str = "auto") -> str:
         if devices not in ("auto", 0):
             warnings.warn(f"devices={devices!r} has no meaning on the CPU.", UserWarning, stacklevel=2)
         return "cpu"
-    return f"cuda:{0 if devices == 'auto' else devices}"
+    number = 0 if devices == "auto" else int(devices)
+    if number >= (count := torch.cuda.device_count()):
+        msg = f"devices={number} was asked for, but torch finds {count} CUDA device(s), numbered from 0."
+        raise RuntimeError(msg)
+    return f"cuda:{number}"

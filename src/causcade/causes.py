@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from causcade import nulls
 from causcade.baselines import popularity
-from causcade.ensemble import SetScore, score_pairs
+from causcade.ensemble import Ensemble, SetScore, score_pairs
 from causcade.pairs import pair_features
 from causcade.pretrained import Weights
 from causcade.scoring import cell_scorer, pair_scorer
 from causcade.screendata import ScreenData
-from causcade.stats import PairStats
+from causcade.stats import Moments, PairStats
 
 logger = logging.getLogger(__name__)
 Floats = NDArray[np.float32]
@@ -31,7 +31,7 @@ class Settings:
     n_draws
         Times the genes are dealt into sets.
     n_half
-        Half-samples of the cells that give the spread (rounded up to even; 0 = spread over draws only).
+        Half-samples of the cells that give the spread (rounded up to even; 0, and the cell network: spread over draws).
     n_null
         Permutations of the labels (0 = no null).
     size
@@ -61,7 +61,7 @@ class CauseScores:
     Attributes
     ----------
     mean, sd, count
-        Mean logit, its spread, number of scores.
+        Mean logit, its spread (NaN where there is one score only), number of scores.
     pvalue, fdr
         Against permuted labels; ``None`` without a null.
     knockout_t
@@ -118,7 +118,7 @@ def score_causes(
     z = stats.z.numpy()
     knockout = np.where(stats.perturbed.numpy()[:, None], z[:, wanted], np.nan).astype(np.float32)
     return CauseScores(
-        mean, np.nan_to_num(sd), count, pvalue, fdr, knockout, popularity(np.abs(z))[:, :1],
+        mean, sd, count, pvalue, fdr, knockout, popularity(np.abs(z))[:, :1],
         stats.correlation.numpy()[:, wanted],
     )  # fmt: skip
 
@@ -142,7 +142,7 @@ def _ensemble(
     settings: Settings,
     rng: np.random.Generator,
     n_draws: int,
-):  # type: ignore[no-untyped-def]  # noqa: ANN202
+) -> Ensemble:
     return score_pairs(
         _set_score(screen, stats, weights, settings, rng),
         screen.n_genes,
@@ -158,7 +158,7 @@ def _ensemble(
 
 def _half_sample_spread(
     screen: ScreenData,
-    whole,  # type: ignore[no-untyped-def]  # noqa: ANN001
+    whole: Moments,
     weights: Weights,
     targets: NDArray[np.int64] | None,
     settings: Settings,
@@ -185,12 +185,12 @@ def _against_null(
     settings: Settings,
     rng: np.random.Generator,
 ) -> tuple[Floats, Floats]:
-    """p values and FDR against screens whose labels are permuted within groups."""
+    """Empirical p values and FDR against screens whose labels are permuted within groups."""
     null = []
     for _ in range(settings.n_null):
-        codes = nulls.permute_codes(screen.codes, groups=screen.groups, rng=rng)
-        stats = screen.stats(screen.moments(codes=codes))
-        null.append(_ensemble(screen, stats, weights, targets, settings, rng, 1).mean)
+        codes = nulls.permute_codes(screen.codes, groups=screen.groups, rng=rng).astype(np.int64)
+        permuted = replace(screen, codes=codes)  # the cell network reads its labels from there
+        null.append(_ensemble(permuted, permuted.stats(), weights, targets, settings, rng, 1).mean)
     wanted = np.arange(screen.n_genes) if targets is None else targets
     keep = np.arange(screen.n_genes)[:, None] != wanted[None]
     pvalue = nulls.pooled_pvalues(observed, np.stack(null), keep=keep)

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+__all__ = ["Ensemble", "cover_pairs", "cover_targets", "n_sets", "score_pairs"]
+
 #: Scores one set of genes: ``(positions, generator) -> (len(positions), len(positions))`` scores ``[cause, effect]``.
 SetScore = Callable[[NDArray[np.int64], np.random.Generator], NDArray[np.float32]]
 
@@ -27,7 +29,7 @@ class Ensemble:
     targets
         ``(k,)`` positions of the effect genes; columns of all matrices.
     total, square, count
-        ``(n_genes, k)`` sums, sums of squares and numbers of scores, ``[cause, effect]``.
+        ``(n_genes, k)`` sums, sums of squared deviations from the mean and numbers of scores, ``[cause, effect]``.
     passes
         Number of sets scored.
     """
@@ -45,15 +47,19 @@ class Ensemble:
         return cls(targets, np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, np.int32))
 
     def add(self, genes: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
-        """Add the scores ``[cause, effect]`` of one set of genes."""
+        """Add the scores ``[cause, effect]`` of one set of genes; of a gene given twice the last place counts."""
         place = np.full(self.total.shape[0], -1)
         place[genes] = np.arange(len(genes))
         columns = np.flatnonzero(place[self.targets] >= 0)
-        values = scores[:, place[self.targets[columns]]]
-        at = np.ix_(genes, columns)
-        self.total[at] += values
-        self.square[at] += values**2
-        self.count[at] += 1
+        rows = np.flatnonzero(place >= 0)
+        values = scores[np.ix_(place[rows], place[self.targets[columns]])]
+        at = np.ix_(rows, columns)
+        total, count = self.total[at], self.count[at]
+        old = np.where(count > 0, total / np.maximum(count, 1), values)
+        total, count = total + values, count + 1
+        # deviations, not squares: of logits around -8 the squares would leave no digits for a small spread
+        self.square[at] += (values - old) * (values - total / count)
+        self.total[at], self.count[at] = total, count
         self.passes += 1
 
     @property
@@ -65,8 +71,7 @@ class Ensemble:
     @property
     def sd(self) -> NDArray[np.float32]:
         """Standard deviation over draws; NaN where a pair was scored fewer than two times."""
-        n = np.maximum(self.count, 1)
-        variance = np.maximum(self.square / n - (self.total / n) ** 2, 0) * n / np.maximum(n - 1, 1)
+        variance = np.maximum(self.square, 0) / np.maximum(self.count - 1, 1)
         return np.where(self.count > 1, np.sqrt(variance), np.nan).astype(np.float32)
 
 
@@ -82,16 +87,16 @@ def cover_pairs(
     n_genes
         Number of genes.
     size
-        Most genes in a set.
+        Most genes in a set, at least 2.
     anchors
         Genes that are in every set.
     rng
         Deals the genes.
     """
-    fixed = np.empty(0, np.int64) if anchors is None else anchors[: max(0, size - 2)]
+    fixed = np.empty(0, np.int64) if anchors is None else anchors[: size - 2]
     rest = rng.permutation(np.setdiff1d(np.arange(n_genes), fixed))
-    half = max(1, (size - len(fixed)) // 2)
-    if len(rest) <= 2 * half:
+    half = (size - len(fixed)) // 2
+    if n_genes <= size:
         yield np.concatenate([fixed, rest])
         return
     chunks = np.array_split(rest, -(-len(rest) // half))
@@ -117,25 +122,34 @@ def cover_targets(
     targets
         Genes that everything must meet.
     """
-    fixed = np.empty(0, np.int64) if anchors is None else anchors
-    share = max(1, (size - min(len(fixed), size // 2)) // 3)
+    fixed = np.empty(0, np.int64) if anchors is None else anchors[: _most_anchors(size)]
+    share = max(1, (size - len(fixed)) // 3)
     for some in np.array_split(rng.permutation(targets), -(-len(targets) // share)):
-        held = np.concatenate([some, np.setdiff1d(fixed, some)[: size // 2]])
+        held = np.concatenate([some, np.setdiff1d(fixed, some)])
         rest = rng.permutation(np.setdiff1d(np.arange(n_genes), held))
-        room = max(1, size - len(held))
-        for chunk in np.array_split(rest, max(1, -(-len(rest) // room))):
+        for chunk in np.array_split(rest, max(1, -(-len(rest) // (size - len(held))))):
             yield np.concatenate([held, chunk])
 
 
 def n_sets(n_genes: int, size: int, n_targets: int, n_anchors: int = 0) -> int:
-    """Number of forward passes of one draw (the cheaper of the two covers)."""
-    targets = np.arange(n_targets)
-    anchors = np.arange(n_genes - n_anchors, n_genes)
-    some, half = max(1, (size - min(n_anchors, size // 2)) // 3), max(1, (size - n_anchors) // 2)
-    chunks = -(-(n_genes - len(anchors)) // half)
-    pairs = max(1, chunks * (chunks - 1) // 2)
-    room = max(1, size - some - min(n_anchors, size // 2))
-    return min(pairs, -(-len(targets) // some) * max(1, -(-(n_genes - some) // room)))
+    """Number of forward passes of one draw (the cheaper of the two covers); exact if no anchor is a target."""
+    fixed = min(n_anchors, _most_anchors(size))
+    chunks = -(-n_targets // max(1, (size - fixed) // 3))
+    held = fixed + np.array([n_targets // chunks + (i < n_targets % chunks) for i in range(chunks)])
+    by_target = int(np.maximum(1, -(-(n_genes - held) // (size - held))).sum())
+    return min(by_target, _n_pair_sets(n_genes, size, n_anchors))
+
+
+def _n_pair_sets(n_genes: int, size: int, n_anchors: int) -> int:
+    """Number of sets of :func:`cover_pairs`."""
+    fixed = min(n_anchors, size - 2)
+    chunks = -(-(n_genes - fixed) // ((size - fixed) // 2))
+    return 1 if n_genes <= size else chunks * (chunks - 1) // 2
+
+
+def _most_anchors(size: int) -> int:
+    """Anchors in a set of :func:`cover_targets`, which must leave room for a target and a candidate."""
+    return min(size // 2, size - 2)
 
 
 def score_pairs(
@@ -161,7 +175,7 @@ def score_pairs(
     targets
         Effect genes; ``None`` = all of them.
     size
-        Genes in a set.
+        Genes in a set, at least 2.
     n_draws
         How many times the genes are dealt anew.
     n_anchors
@@ -178,7 +192,15 @@ def score_pairs(
     Returns
     -------
     Mean, spread and counts.
+
+    Raises
+    ------
+    ValueError
+        If ``size`` is below 2 or ``n_draws`` below 1.
     """
+    if size < 2 or n_draws < 1:
+        msg = f"A set needs at least 2 genes and a score at least 1 draw; got size={size}, n_draws={n_draws}."
+        raise ValueError(msg)
     wanted = np.arange(n_genes) if targets is None else np.asarray(targets)
     out, before = Ensemble.empty(n_genes, wanted), None
     for draw in range(n_draws):
@@ -197,8 +219,7 @@ def _cheaper_cover(
     n_genes: int, size: int, targets: NDArray[np.int64], anchors: NDArray[np.int64] | None, rng: np.random.Generator
 ) -> Iterator[NDArray[np.int64]]:
     by_target = list(cover_targets(n_genes, size, targets, anchors=anchors, rng=rng))
-    chunks = -(-n_genes // max(1, (size - (0 if anchors is None else len(anchors))) // 2))
-    if len(by_target) <= chunks * (chunks - 1) // 2:
+    if len(by_target) <= _n_pair_sets(n_genes, size, 0 if anchors is None else len(anchors)):
         return iter(by_target)
     return cover_pairs(n_genes, size, anchors=anchors, rng=rng)
 

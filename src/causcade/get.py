@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["causes", "regimes"]
 
-CORRELATION: Final = "correlation"
-_SIGNED: Final = (_keys.KNOCKOUT_T, CORRELATION)  # ranked by size, whatever the sign
-_BASELINES: Final = (_keys.KNOCKOUT_T, _keys.POPULARITY, CORRELATION)
+_SIGNED: Final = (_keys.KNOCKOUT_T, _keys.CORRELATION)  # ranked by size, whatever the sign
+_BASELINES: Final = (_keys.KNOCKOUT_T, _keys.POPULARITY, _keys.CORRELATION)
 
 
 def causes(
@@ -53,15 +52,15 @@ def causes(
     `score`, `probability` : float
         Mean cause score over draws (a logit), and its logistic function.
     `sd`, `n_draws`
-        Spread over draws and their number.
+        Spread of the score as `causcade.tl.causes` says, and how often the pair was scored.
     `pvalue`, `fdr`
         Against the null, if one was asked for.
     `knockout_t`, `popularity`, `correlation`
         Baselines: signed z of the effect gene where the candidate was perturbed alone (NaN where it never was); how
         much the candidate's perturbation changes at all, whatever the effect gene; correlation of the two.
     `rank_knockout_t`, `rank_popularity`, `rank_correlation` : float
-        Rank of the candidate by the size of each baseline, over all candidates; ties share the best rank, NaN where
-        the baseline is NaN.
+        Rank of the candidate by the size of each baseline, over all candidates (of sparse pairs, those stored); ties
+        share the best rank, NaN where the baseline is NaN.
 
     Columns that were not stored are left out.
 

@@ -100,12 +100,16 @@ def load(name: str | Path) -> Weights:
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text())
-        known = config["network"] in _NETWORKS and "sizes" in config
+        known = config["network"] in _NETWORKS
+        absent = {"sizes", "subset", *(["cells"] if config["network"] == "cells" else [])} - set(config)
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{folder / 'config.json'} is no config of causcade weights ({error})."
         raise RuntimeError(msg) from error
     if not known:
         msg = f"{folder / 'config.json'} asks for network {config['network']!r}; known are {sorted(_NETWORKS)}."
+        raise RuntimeError(msg)
+    if absent:
+        msg = f"{folder / 'config.json'} lacks {sorted(absent)}; write it as python -m causcade.pretrain does."
         raise RuntimeError(msg)
     return dict(config)
 
@@ -115,7 +119,7 @@ def _build(folder: Path, config: dict[str, Any]) -> nn.Module:
     try:
         net = network(sizes(**config["sizes"]))
         net.load_state_dict(load_file(folder / "model.safetensors"))
-    except (SafetensorError, RuntimeError, TypeError) as error:
+    except (SafetensorError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
         first = str(error).splitlines()[0]
         msg = f"{folder / 'model.safetensors'} cannot be read as weights of {config['network']!r}: {first}"
         raise RuntimeError(msg) from error

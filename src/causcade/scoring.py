@@ -76,6 +76,7 @@ def cell_scorer(
             x = torch.stack([values[take][:, chosen], mask.float()], -1)
             with torch.inference_mode():
                 total += net(x[None].to(device))[0].float().cpu().numpy()
-        return total / n_draws
+        total /= n_draws
+        return total
 
     return score

@@ -110,17 +110,19 @@ class ScreenData:
         first = self.moments(only=half)
         return first, Moments(*(a - b for a, b in zip(vars(whole).values(), vars(first).values(), strict=True)))
 
-    def cell_table(self, most_per_regime: int, most_controls: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def cell_table(
+        self, most_per_regime: int, most_controls: int, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Values of a sample of cells for the cell network, and their regimes."""
         if self.values == "log":
             msg = "The cell network (preset 'paper') needs counts or expression, not log values: pass values='counts'."
             raise ValueError(msg)
-        rows = []
         order = rng.permutation(len(self.codes))
-        for regime in range(self.n_regimes):
-            mine = order[self.codes[order] == regime]
-            rows.append(mine[: most_controls if regime == 0 else most_per_regime])
-        chosen = np.sort(np.concatenate(rows))
+        order = order[np.argsort(self.codes[order], kind="stable")]  # by regime, at random within
+        codes = self.codes[order]
+        rank = np.arange(len(order)) - np.searchsorted(codes, codes)
+        most = np.where(codes == 0, most_controls, np.where(codes > 0, most_per_regime, 0))
+        chosen = np.sort(order[rank < most])
         x = torch.from_numpy(self.source.rows(chosen))
         total = torch.from_numpy(self.source.total_counts[chosen]).to(x)
         return cell_values(x, total), torch.from_numpy(self.codes[chosen])

@@ -110,13 +110,17 @@ class Moments:
         n_regimes, n_groups = self.cells.shape
         flat = torch.bincount(codes * n_groups + groups, minlength=n_regimes * n_groups)
         self.cells += flat.reshape(n_regimes, n_groups)
+        exact = y.to(self.value.dtype)
         for total, by_group, block in (
-            (self.value, self.group_value, y),
-            (self.detected, self.group_detected, seen),
+            (self.value, self.group_value, exact),
+            (self.detected, self.group_detected, seen.to(exact.dtype)),
         ):
-            total.index_add_(0, codes, block.to(total.dtype))
-            by_group.index_add_(0, groups, block.to(total.dtype))
-        self.gram += y.T @ y
+            total.index_add_(0, codes, block)
+            by_group.index_add_(0, groups, block)
+        # products of float32 are fast, but would leave a gene that never varies with a variance: squares are summed apart
+        product = (y.T @ y).to(exact.dtype)
+        product.diagonal().copy_(exact.square().sum(0))
+        self.gram += product
 
     def _check(self, y: Tensor, codes: Tensor, groups: Tensor) -> None:
         n_regimes, n_groups = self.cells.shape
@@ -248,19 +252,22 @@ def pair_stats(moments: Moments, single: Tensor) -> PairStats:
     residual = _correlation(resid, floor)
     f32, rows = torch.float32, has[:, None]
     return PairStats(
-        *((t * rows).to(f32) for t in (effect, z, z_detected, z_nonzero)),
-        _correlation(within, floor).to(f32),
-        residual.to(f32),
-        _between(group_mean, by_group).to(f32),
-        _partial(residual).to(f32),
-        has,
-        cells.to(f32),
-        (m.value.sum(0) / n).to(f32),
-        (m.detected.sum(0) / n).to(f32),
-        spread.to(f32),
-        float(n),
-        float(by_regime[0]),
-        float(m.detected.sum() / n),
+        effect=(effect * rows).to(f32),
+        z=(z * rows).to(f32),
+        z_detected=(z_detected * rows).to(f32),
+        z_nonzero=(z_nonzero * rows).to(f32),
+        correlation=_correlation(within, floor).to(f32),
+        residual=residual.to(f32),
+        between=_between(group_mean, by_group).to(f32),
+        partial=_partial(residual).to(f32),
+        perturbed=has,
+        cells=cells.to(f32),
+        mean=(m.value.sum(0) / n).to(f32),
+        detection=(m.detected.sum(0) / n).to(f32),
+        spread=spread.to(f32),
+        n_cells=float(n),
+        n_control=float(by_regime[0]),
+        depth=float(m.detected.sum() / n),
     )
 
 

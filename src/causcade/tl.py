@@ -12,6 +12,7 @@ from scipy import sparse
 from causcade import _keys, pretrained
 from causcade._device import pick_device
 from causcade.causes import CauseScores, Settings, score_causes
+from causcade.pp import _check_writable, _store
 from causcade.pretrained import Weights
 from causcade.screendata import Values, read_screen
 
@@ -103,7 +104,8 @@ def causes(
     `.varm["causes"]` : float32 (n_vars, k)
         Mean logit that the row gene is a cause of the column gene; 0 is a probability of one half.
     `.varm["causes_sd"]`, `.varm["causes_n_draws"]` : (n_vars, k)
-        Standard error from half-samples of the cells, and the number of sets that scored the pair.
+        Standard error from half-samples of the cells (NaN without half-samples and with one draw), and the number of
+        sets that scored the pair.
     `.varm["causes_pvalue"]`, `.varm["causes_fdr"]` : float32 (n_vars, k)
         With ``n_null`` only.
     `.varm["causes_knockout_t"]` : float32 (n_vars, k)
@@ -133,13 +135,17 @@ def causes(
     (30, 1)
     """
     _keys.check_key(key_added)
+    if key_added == regimes_key:
+        msg = f"key_added and regimes_key are both {key_added!r}: the scores would overwrite the regimes; change one."
+        raise ValueError(msg)
+    _check_writable(adata)
     settings = Settings(
         _at_least(n_draws, 1, "n_draws"),
         _at_least(n_half, 0, "n_half"),
         _at_least(n_null, 0, "n_null"),
         None if subset_size is None else _at_least(subset_size, 3, "subset_size"),
         _at_least(n_anchors, 0, "n_anchors"),
-        stable,
+        _threshold(stable),
         pick_device(accelerator, devices),
         progress_bar,
     )
@@ -147,23 +153,11 @@ def causes(
     gen = _generator(rng)
     weights = _weights(model)
     screen = read_screen(adata, layer=layer, values=values, batch_key=batch_key, regimes_key=regimes_key)
-    targets = None if genes is None else screen.find(genes if isinstance(genes, str) else list(genes))
+    targets = None if genes is None else screen.find(_names(genes))
     scores = score_causes(screen, weights, targets, settings, gen)
     names = screen.genes if targets is None else screen.genes[targets]
-    params: dict[str, Any] = {
-        "layer": "X" if layer is None else layer,
-        "values": values,
-        "batch_key": batch_key or "",
-        "n_half": settings.n_half,
-        "n_null": settings.n_null,
-        "subset_size": settings.size or int(weights.config["subset"]),
-        "n_anchors": settings.n_anchors,
-        "regimes_key": regimes_key,
-        "direction": "[cause, effect]",
-        "units": "logit",
-    }
-    if isinstance(rng, int):
-        params["rng"] = rng
+    params = _describe(layer, values, batch_key, regimes_key, settings, rng)
+    params["subset_size"] = settings.size or int(weights.config["subset"])
     result = {
         "names": np.asarray([str(n) for n in names], dtype=object),
         "model": weights.name,
@@ -172,6 +166,28 @@ def causes(
         "params": params,
     }
     _write(adata, key_added, scores, result, all_pairs=targets is None, n_top=n_top)
+
+
+def _describe(
+    layer: str | None, values: Values, batch_key: str | None, regimes_key: str, settings: Settings, rng: Any
+) -> dict[str, Any]:
+    """Say how a result was made, in values that files can hold."""
+    params: dict[str, Any] = {
+        "layer": "X" if layer is None else layer,
+        "values": values,
+        "batch_key": batch_key or "",
+        "n_half": settings.n_half,
+        "n_null": settings.n_null,
+        "n_anchors": settings.n_anchors,
+        "regimes_key": regimes_key,
+        "direction": "[cause, effect]",
+        "units": "logit",
+    }
+    if settings.stable is not None:
+        params["stable"] = settings.stable
+    if isinstance(rng, int | np.integer):
+        params["rng"] = int(rng) if rng < 2**63 else str(rng)  # files hold 64 bits
+    return params
 
 
 def _write(
@@ -190,6 +206,7 @@ def _write(
     if all_pairs and adata.n_vars > _DENSE:
         top = _top(scores.mean, n_top)
         per_pair = {name: _sparse(values, top) for name, values in per_pair.items()}
+    _store(adata, key, result)  # first: a view becomes actual here, and stays the same object after
     slot, other = (adata.varp, adata.varm) if all_pairs else (adata.varm, adata.varp)
     for name in (_keys.pvalue(key), _keys.fdr(key), *per_pair):  # nothing of an earlier call may stay behind
         for place in (slot, other):
@@ -198,13 +215,14 @@ def _write(
     for name, values in per_pair.items():
         slot[name] = values
     adata.varm[_keys.baseline(key, _keys.POPULARITY)] = scores.popularity
-    adata.uns[key] = result
 
 
 def _top(scores: np.ndarray, n: int) -> np.ndarray:
-    """Mask of the ``n`` highest scores of every column."""
+    """Mask of the ``n`` highest scores of every column; a gene is no cause of itself."""
     keep = np.zeros(scores.shape, dtype=bool)
-    best = np.argpartition(-scores, min(n, len(scores) - 1), axis=0)[:n]
+    low_first = -scores
+    np.fill_diagonal(low_first, np.inf)
+    best = np.argpartition(low_first, min(n, len(scores) - 1), axis=0)[: min(n, len(scores) - 1)]
     np.put_along_axis(keep, best, values=True, axis=0)
     return keep
 
@@ -232,6 +250,25 @@ def _generator(rng: Any) -> np.random.Generator:
         msg = f"rng must not be negative, got {rng}."
         raise ValueError(msg)
     return np.random.default_rng(rng)
+
+
+def _names(genes: Any) -> str | list[str]:
+    if isinstance(genes, str):
+        return genes
+    try:
+        return list(genes)
+    except TypeError as error:
+        msg = f"genes must be a gene name, several of them, or None for all pairs, not {genes!r}."
+        raise ValueError(msg) from error
+
+
+def _threshold(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not -1 <= value <= 1:
+        msg = f"stable is a rank correlation, at most 1, or None to make all draws, not {value!r}."
+        raise ValueError(msg)
+    return float(value)
 
 
 def _at_least(value: int, least: int, name: str) -> int:

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from causcade.nn.axial import AxialLayer, PathProduct
 from causcade.pairs import N_FEATURES
 
-__all__ = ["PairStream", "PairStreamConfig"]
+__all__ = ["PairStream", "PairStreamConfig", "pair_loss"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class PairStream(nn.Module):
             nn.LayerNorm(c.width), nn.Linear(c.width, 2 * c.width), nn.GELU(), nn.Linear(2 * c.width, 1)
         )
         self.skip = nn.Linear(c.features, 1)  # a direct way out: the net starts as a logistic regression
-        nn.init.zeros_(self.head[-1].weight)
+        nn.init.zeros_(self.head.get_parameter("3.weight"))
         nn.init.constant_(self.skip.bias, -4.0)  # about the share of cause pairs
 
     def forward(self, features: Tensor, *, recompute: bool = False) -> Tensor:
@@ -82,3 +83,16 @@ class PairStream(nn.Module):
     def n_parameters(self) -> int:
         """Number of trainable parameters."""
         return sum(p.numel() for p in self.parameters())
+
+
+def pair_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """Cross-entropy of each item over the entropy of its share of causes, averaged over items.
+
+    Dense graphs have many causes and an entropy of their own that no network can remove; undivided they would drown the
+    sparse ones.  The weight is one number per item, so probabilities stay calibrated within it.
+    """
+    axes, used = (1, 2), valid.float()
+    each = (F.binary_cross_entropy_with_logits(logits, labels, reduction="none") * used).sum(axes) / used.sum(axes)
+    share = ((labels * used).sum(axes) / used.sum(axes)).clamp(1e-4, 0.5)
+    entropy = -(share * share.log() + (1 - share) * (1 - share).log())
+    return (each / (entropy + 0.02)).mean()

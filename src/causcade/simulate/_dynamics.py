@@ -56,7 +56,7 @@ def run(
     -------
     ``(n_takes, n_chains, n_genes)``.
     """
-    dpd = grn.noise_kind == "dpd"
+    dpd = grn.noise_kind == "dpd" and sampling.start_noise  # short chains are not stationary: step every gene
     steps = grn.regulators if dpd else torch.arange(grn.n_genes, device=start.device)
     reg = grn.regulators
     where = torch.searchsorted(steps, reg)  # regulators among the stepped genes

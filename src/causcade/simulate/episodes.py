@@ -47,7 +47,7 @@ class ScreenPrior:
         Fidelity of each assay of the same cells with weights.
     full_coverage, full_efficacy, refit, groups_known, ten_cells
         Share of screens in which every gene is perturbed, the perturbations are complete, half-responses are refitted,
-        the cell types are known to the analyst, ten cells per perturbation (else log-uniform 2 to 100).
+        the cell types are known to the analyst, ten cells per perturbation (else log-uniform 2 to 400).
     max_cells
         Most perturbed cells.
     control
@@ -56,7 +56,7 @@ class ScreenPrior:
         Euler-Maruyama step.
     """
 
-    genes: Range = (120, 900)
+    genes: Range = (60, 1200)
     dense_genes: int = 300
     graph_kinds: dict[str, float] = field(
         default_factory=lambda: {
@@ -65,10 +65,10 @@ class ScreenPrior:
             "scale_free_in": 1.0,
             "scale_free_undirected": 1.0,
             "stochastic_block": 1.0,
-            "sparse_regulators": 5.0,
+            "sparse_regulators": 9.0,
         }
     )
-    edges: Range = (1.3, 4.0)
+    edges: Range = (1.0, 3.5)
     hill: Range = (1.8, 2.2)
     decay: Range = (0.65, 0.95)
     noise: Range = (0.8, 1.2)
@@ -144,7 +144,11 @@ def _graph(prior: ScreenPrior, r: random.Random, gen: torch.Generator, device: t
     kind, n = _weighted(r, prior.graph_kinds), _log_between(r, prior.genes)
     options: dict[str, Any] = {}
     if kind == "sparse_regulators":
-        options = {"fraction": math.exp(r.uniform(math.log(0.03), math.log(0.3))), "power": r.uniform(0.4, 1.3)}
+        options = {
+            "fraction": math.exp(r.uniform(math.log(0.03), math.log(0.3))),
+            "power": r.uniform(0.4, 1.3),
+            "upstream": r.uniform(0.1, 1.0),
+        }
     elif kind == "stochastic_block":
         options = {"blocks": r.choice([5, 10]), "damp": r.choice([0.1, 0.2])}
     elif kind.startswith("scale_free"):
@@ -159,19 +163,19 @@ def _graph(prior: ScreenPrior, r: random.Random, gen: torch.Generator, device: t
     return graphs.random_graph(n, kind=kind, edges_per_gene=edges, rng=gen, device=device, **options)
 
 
-def draw_screen(prior: ScreenPrior, seed: int, index: int, *, device: torch.device | str = "cpu") -> Screen:
+def draw_screen(prior: ScreenPrior, rng: int, index: int, *, device: torch.device | str = "cpu") -> Screen:
     """Draw screen ``index`` of a seed.
 
     Parameters
     ----------
     prior
         What to draw from.
-    seed, index
-        Together they decide every draw.
+    rng, index
+        A seed and a number; together they decide every draw.
     device
         Where to draw.
     """
-    r, device = random.Random(f"{seed}/{index}"), torch.device(device)
+    r, device = random.Random(f"{rng}/{index}"), torch.device(device)
     gen = torch.Generator(device).manual_seed(r.getrandbits(62))
     adjacency = _graph(prior, r, gen, device)
     n = adjacency.shape[0]
@@ -188,7 +192,7 @@ def draw_screen(prior: ScreenPrior, seed: int, index: int, *, device: torch.devi
     )
     covered = n if r.random() < prior.full_coverage else r.randint(0, n)
     perturbed = torch.randperm(n, generator=gen, device=device)[:covered]
-    cells = 10 if r.random() < prior.ten_cells else _log_between(r, (2, 100))
+    cells = 10 if r.random() < prior.ten_cells else _log_between(r, (2, 400))
     cells = max(1, min(cells, prior.max_cells // max(covered, 1)))
     efficacy: float | Tensor = 1.0
     if r.random() >= prior.full_efficacy:  # knock-downs of uneven strength; one screen in six activates
@@ -208,14 +212,23 @@ def draw_screen(prior: ScreenPrior, seed: int, index: int, *, device: torch.devi
     return Screen(x, codes, types, perturbed, network, r.random() < prior.groups_known)
 
 
-def assay(screen: Screen, prior: ScreenPrior, seed: int, index: int) -> tuple[Tensor, str]:
+def assay(screen: Screen, prior: ScreenPrior, rng: int, index: int) -> tuple[Tensor, str]:
     """Measure the cells of a screen once: technology, depth and fidelity drawn from the prior.
+
+    Parameters
+    ----------
+    screen
+        The cells.
+    prior
+        What to draw from.
+    rng, index
+        A seed and a number; together they decide every draw.
 
     Returns
     -------
     Counts (or expected counts, at high fidelity) ``(n_cells, n_genes)`` and a text that names the setting.
     """
-    r = random.Random(f"assay/{seed}/{index}")
+    r = random.Random(f"assay/{rng}/{index}")
     gen = torch.Generator(screen.x.device).manual_seed(r.getrandbits(62))
     name, fidelity = _weighted(r, prior.technologies), _weighted(r, prior.fidelities)
     tech = noise.technology(name, mix=r.random() < 0.5, rng=r.getrandbits(31))

@@ -188,6 +188,7 @@ def sparse_regulators(
     *,
     fraction: float = 0.1,
     power: float = 1.0,
+    upstream: float = 1.0,
     rng: Rng = None,
     device: str | torch.device = "cpu",
 ) -> Tensor:
@@ -206,6 +207,8 @@ def sparse_regulators(
         Share of genes that may regulate (at least one gene).
     power
         The r-th regulator is chosen with weight ``r**-power``; 0 makes all alike.
+    upstream
+        Mean number of parents of a regulator, as a share of that of other genes; small values make shallow networks.
     rng, device
         Randomness (who regulates, their order and weight, edges) and where to draw.
 
@@ -224,7 +227,8 @@ def sparse_regulators(
     gene, regulator = torch.arange(n, device=device)[:, None], torch.arange(k, device=device)[None, :]
     # genes 0 .. k-1 are the regulators, in order
     race[regulator >= gene.clamp(max=k)] = math.inf
-    parents = torch.poisson(torch.full((n, 1), float(edges_per_gene), device=device), generator=generator)
+    rate = torch.where(gene < k, edges_per_gene * upstream, float(edges_per_gene))
+    parents = torch.poisson(rate, generator=generator)
     place = race.argsort(1).argsort(1)
     adjacency = torch.zeros(n, n, dtype=torch.bool, device=device)
     adjacency[:k] = ((place < parents) & race.isfinite()).T

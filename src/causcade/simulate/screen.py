@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch
     from anndata import AnnData
+    from torch import Generator, Tensor
 
     from causcade.simulate._random import Rng
     from causcade.simulate.grn import HalfResponse
@@ -86,31 +88,91 @@ def screen(
     >>> adata.shape
     (150, 20)
     """
-    # The one import from above in level 0: a screen is only usable with its regimes, and nothing else may write them.
+    # The one import from above in level 0: without regimes a screen is of little use, and only pp.regimes may write them.
+    import torch
+
     import causcade as cc
     from causcade.simulate import graphs, grn
     from causcade.simulate._random import torch_generator
 
-    params = {k: v for k, v in locals().items() if k in screen.__annotations__ and k != "rng" and v is not None}
     wanted = n_genes if n_perturbations is None else n_perturbations
-    _check(n_genes, n_control, cells_per_perturbation, wanted, depth)
+    _check(n_genes, n_control, cells_per_perturbation, wanted)
     gen = torch_generator(rng)
     adjacency = graphs.random_graph(n_genes, kind=kind, edges_per_gene=edges_per_gene, rng=gen)
-    network = grn.random_grn(adjacency, n_types=n_types, rng=gen)
-    import torch
-
     perturbed = torch.randperm(n_genes, generator=gen)[:wanted].sort().values
     x, codes, types = grn.simulate_cells(
-        network,
+        grn.random_grn(adjacency, n_types=n_types, rng=gen),
         n_control=n_control,
         knockouts=perturbed,
         cells_per_knockout=cells_per_perturbation,
         efficacy=efficacy,
         half_response=half_response,
+        sampling=grn.Sampling(dt=0.05, interval=0.4),  # as in the screens that the released weights learnt from
         rng=gen,
     )
-    counts = _assay(x, technology, fidelity, depth, gen)
-    adata = _to_anndata(counts, codes, types, perturbed, adjacency)
-    adata.uns["simulation"] = params
+    adata = _to_anndata(_assay(x, technology, fidelity, depth, gen), codes, types, perturbed, adjacency)
+    adata.uns["simulation"] = {
+        "kind": kind,
+        "n_control": n_control,
+        "cells_per_perturbation": cells_per_perturbation,
+        "n_perturbations": wanted,
+        "n_types": n_types,
+        "technology": technology,
+        "fidelity": fidelity,
+        "efficacy": efficacy,
+        "half_response": half_response,
+        "edges_per_gene": edges_per_gene,
+        **({} if depth is None else {"depth": depth}),
+        **({"rng": rng} if isinstance(rng, int) else {}),
+    }
     cc.pp.regimes(adata, perturbation_key="perturbation", control="control")
+    return adata
+
+
+def _check(n_genes: int, n_control: int, cells: int, wanted: int) -> None:
+    for what, number in {"n_control": n_control, "cells_per_perturbation": cells}.items():
+        if number < 1:
+            msg = f"{what} must be at least 1; got {number}."
+            raise ValueError(msg)
+    if not 1 <= wanted <= n_genes:
+        msg = f"n_perturbations must be from 1 to n_genes={n_genes}, or None for all genes; got {wanted}."
+        raise ValueError(msg)
+
+
+def _assay(x: Tensor, technology: str, fidelity: str, depth: float | None, gen: Generator) -> Tensor:
+    """Counts of the cells, by one setting of a technology."""
+    from causcade.simulate import noise
+
+    tech = noise.technology(technology, rng=gen)
+    if depth is not None:
+        if not 0 < depth < math.inf:
+            msg = f"depth is the median library size in molecules, a number above 0; got {depth}."
+            raise ValueError(msg)
+        tech = replace(tech, library_mean=math.log(depth))
+    return noise.count(noise.add_technical_noise(x, tech, rng=gen), fidelity, rng=gen)
+
+
+def _to_anndata(counts: Tensor, codes: Tensor, types: Tensor, perturbed: Tensor, adjacency: Tensor) -> AnnData:
+    """Put arrays into an AnnData with names."""
+    import numpy as np
+    import pandas as pd
+    from anndata import AnnData
+    from scipy.sparse import csr_matrix
+
+    from causcade.simulate.graphs import ancestors
+
+    n_cells, n_genes = counts.shape
+    digits = max(3, len(str(n_genes)))
+    genes = np.array([f"G{i + 1:0{digits}d}" for i in range(n_genes)])
+    labels = np.concatenate([["control"], genes[perturbed.numpy()]])
+    obs = pd.DataFrame(
+        {
+            "perturbation": pd.Categorical.from_codes(codes.numpy(), categories=labels),
+            "cell_type": pd.Categorical([f"type{i + 1}" for i in types.tolist()]),
+        },
+        index=[f"cell{i + 1}" for i in range(n_cells)],
+    )
+    adata = AnnData(csr_matrix(counts.numpy().astype(np.float32)), obs=obs, var=pd.DataFrame(index=genes))
+    adata.varp["true_graph"] = csr_matrix(adjacency.numpy().astype(np.float32))
+    adata.varp["true_causes"] = csr_matrix(ancestors(adjacency).numpy().astype(np.float32))
     return adata

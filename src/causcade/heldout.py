@@ -1,0 +1,129 @@
+"""Scores of a network on kinds of screens it was not trained on, with baselines: the numbers of a model card."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from causcade import metrics
+from causcade.baselines import correlation, knockout_t, popularity
+from causcade.ensemble import score_pairs
+from causcade.pairs import pair_features
+from causcade.scoring import cell_scorer, pair_scorer
+from causcade.simulate.episodes import Screen, ScreenPrior, assay, draw_screen
+from causcade.simulate.graphs import ancestors, path_lengths
+from causcade.stats import Moments, cell_values, log_normalise, pair_stats
+
+__all__ = ["KINDS", "score_heldout"]
+
+#: Changes to the training prior; no training screen is drawn from any of them but ``seen``.
+KINDS: dict[str, dict[str, Any]] = {
+    "seen": {},
+    "graph": {"graph_kinds": {"watts_strogatz": 1.0, "geometric": 1.0}, "edges": (2.0, 2.0)},
+    "mechanism": {
+        "hill": (1.5, 1.5),
+        "decay": (0.5, 0.5),
+        "noise": (1.5, 1.5),
+        "basal": ((0.5, 2.0), (2.0, 4.0)),
+        "strength": ((1.0, 3.0), (3.0, 7.0)),
+        "sign_beta": ((0.2588, 0.2499),),
+    },
+    "noise": {"technologies": {"smart-seq": 1.0}},
+    "half coverage": {"full_coverage": 0.0},
+}
+
+
+def score_heldout(
+    net: nn.Module, config: dict[str, Any], prior: ScreenPrior, *, n_screens: int = 4, seed: int = 10_000
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Score a network and the baselines on every kind of screen.
+
+    Parameters
+    ----------
+    net, config
+        The network and its ``config.json``.
+    prior
+        Prior that it was trained on; kinds change parts of it.
+    n_screens
+        Screens of each kind.
+    seed
+        Of the screens; training seeds are small numbers.
+
+    Returns
+    -------
+    ``kind -> method -> metric -> mean over screens``, in percent.
+    """
+    out = {}
+    for kind, changes in KINDS.items():
+        changed = replace(prior, **{"genes": (150, 300), "max_cells": 4000, **changes})
+        rows: dict[str, list[dict[str, float]]] = {}
+        for i in range(n_screens):
+            screen = draw_screen(changed, seed, i)
+            for method, row in _score_screen(net, config, screen, changed, seed, i).items():
+                rows.setdefault(method, []).append(row)
+        out[kind] = {m: {k: float(np.nanmean([r[k] for r in each])) for k in each[0]} for m, each in rows.items()}
+    return out
+
+
+def _score_screen(
+    net: nn.Module, config: dict[str, Any], screen: Screen, prior: ScreenPrior, seed: int, index: int
+) -> dict[str, dict[str, float]]:
+    counts, _ = assay(screen, prior, seed, index)
+    total = counts.sum(1)
+    groups = screen.types if screen.groups_known else torch.zeros_like(screen.types)
+    moments = Moments.empty(len(screen.perturbed) + 1, int(groups.max()) + 1, counts.shape[1])
+    moments.update(log_normalise(counts, total, total[total > 0].median()), screen.codes, groups)
+    stats = pair_stats(moments, screen.single)
+    if config["network"] == "pairs":
+        score = pair_scorer(net, pair_features(stats))
+    else:
+        values = cell_values(counts, total)
+        score = cell_scorer(net, values, screen.codes, screen.single, n_cells=int(config["cells"]))
+    rng = np.random.default_rng(index)
+    scores = score_pairs(score, counts.shape[1], size=int(config["subset"]), n_draws=1, rng=rng).mean
+    z = stats.z.numpy()
+    methods = {
+        "TCD": np.nan_to_num(scores),
+        "correlation": correlation(stats.correlation.numpy()),
+        "partial correlation": correlation(stats.partial.numpy()),
+        "knock-out |t|": knockout_t(z),
+        "popularity": popularity(np.abs(z)),
+    }
+    truth = ancestors(screen.grn.adjacency).numpy()
+    paths = path_lengths(screen.grn.adjacency).numpy()
+    wanted = ("column_auroc", "column_ap", "column_auroc_path2", "row_auroc", "row_ap")
+    reports = {m: metrics.cause_report(truth, s, path_length=paths, rng=0) for m, s in methods.items()}
+    return {m: {k: 100 * r.get(k, np.nan) for k in wanted} for m, r in reports.items()}
+
+
+def card(config: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]], prior: ScreenPrior) -> str:
+    """Model card in Markdown."""
+    stages = ", ".join(f"{digest} from step {step}" for digest, step in config["stages"])
+    minutes = config["seconds"] / 60
+    lines = [
+        f"# {config['recipe']['name']}",
+        "",
+        f"Network `{config['network']}` ({config['sizes']}), made by `python -m causcade.pretrain`.",
+        f"Steps {config['steps']}, {minutes:.0f} minutes on {config['device']}, seed {config['recipe']['seed']}.",
+        f"Recipe {config['recipe_hash']} (stages: {stages}).",
+        "",
+        "Trained on simulated gene regulatory networks only, never on a real network or screen. Do not read the",
+        "probabilities as those of your own cells: they are calibrated to the simulator's share of causes.",
+        "",
+        f"Training prior: `{asdict(prior)}`",
+        "",
+        "Scores in percent, means over simulated screens of kinds that training did not see (`seen` is the training",
+        "prior with new seeds). AUROC by column ranks the effects of a regulator (50 = chance for any ranking that",
+        "ignores the pair), by row the causes of a target.",
+        "",
+        "| kind | method | column AUROC | column AP | column AUROC, path >= 2 | row AUROC | row AP |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind, methods in scores.items():
+        for method, row in methods.items():
+            lines.append(f"| {kind} | {method} | " + " | ".join(f"{v:.1f}" for v in row.values()) + " |")
+    return "\n".join(lines) + "\n"

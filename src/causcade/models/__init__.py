@@ -1,0 +1,24 @@
+"""Models in the manner of scvi-tools.  scvi-tools (seconds to import) loads when a model is first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from causcade.models.tcd import TCD
+
+__all__ = ["TCD"]
+
+_PLACES = {"TCD": "causcade.models.tcd"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
+    msg = f"module 'causcade.models' has no attribute {name!r}; it has {', '.join(__all__)}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,169 @@
+"""The training loop: pool of simulated screens, steps, averaged weights, checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from causcade.nn.pair_stream import pair_loss
+from causcade.pretrain.items import Sample, make_item, make_samples
+from causcade.pretrain.recipe import Recipe, build_network
+from causcade.simulate.episodes import draw_screen
+
+__all__ = ["Trainer", "run"]
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer:
+    """State of a run: network, averaged weights, optimiser, pool, step."""
+
+    def __init__(self, recipe: Recipe, device: str) -> None:
+        self.recipe, self.device, self.prior = recipe, torch.device(device), recipe.screen_prior()
+        torch.manual_seed(recipe.seed)
+        self.net = build_network(recipe).to(self.device)
+        self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
+        decay = [p for p in self.net.parameters() if p.ndim > 1]
+        plain = [p for p in self.net.parameters() if p.ndim <= 1]
+        self.optimiser = torch.optim.AdamW(
+            [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=recipe.lr,
+        )
+        self.step, self.seconds, self.log = 0, 0.0, []  # type: ignore[var-annotated]
+        self.stages: list[list[Any]] = [[recipe.digest(), 0]]
+        self.pool: dict[int, list[Sample]] = {}
+
+    def rate(self) -> float:
+        """Learning rate of the step: warm-up, constant, linear cool-down."""
+        r = self.recipe
+        return r.lr * min(1.0, (self.step + 1) / max(r.warmup, 1), max(0.0, (r.steps - self.step) / max(r.cooldown, 1)))
+
+    def fill_pool(self) -> list[int]:
+        """Hold the screens that belong to this step and return their indices."""
+        newest = self.step // self.recipe.refresh
+        wanted = list(range(newest, newest + self.recipe.pool))
+        for index in [i for i in self.pool if i not in set(wanted)]:
+            del self.pool[index]
+        for index in wanted:
+            if index not in self.pool:
+                screen = draw_screen(self.prior, self.recipe.seed, index, device=self.device)
+                self.pool[index] = make_samples(screen, self.recipe, self.prior, index)
+        return wanted
+
+    def batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Items of the step: inputs, labels, valid."""
+        wanted, r = self.fill_pool(), self.recipe
+        gen = torch.Generator(self.device).manual_seed(r.seed * 7_919 + self.step)
+        chosen = []
+        for _ in range(r.batch):
+            samples = self.pool[wanted[int(torch.randint(len(wanted), (1,), generator=gen, device=gen.device))]]
+            chosen.append(samples[int(torch.randint(len(samples), (1,), generator=gen, device=gen.device))])
+        size = min(r.subset, *(len(sample.truth) for sample in chosen))  # no padding: absent genes must not be attended
+        x, labels, valid = zip(*(make_item(sample, r, gen, size=size) for sample in chosen), strict=True)
+        return torch.stack(x), torch.stack(labels), torch.stack(valid)
+
+    def train_step(self) -> float:
+        """One optimiser step; returns the loss."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate()
+        x, labels, valid = self.batch()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            logits = self.net(x)
+        loss = pair_loss(logits.float(), labels, valid)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            msg = f"The loss became {value} at step {self.step}; the last checkpoint is intact, lower `lr`."
+            raise RuntimeError(msg)
+        self.optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip)
+        self.optimiser.step()
+        self.step += 1
+        keep = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        for name, weight in self.net.state_dict().items():
+            self.average[name].lerp_(weight, 1 - keep)
+        return value
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint and the weights; a reader sees the old file or the new one, never half."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "net": self.net.state_dict(),
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "recipe": self.recipe.digest(),
+            "stages": self.stages,
+        }
+        torch.save(state, folder / "checkpoint.tmp")
+        os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")
+        save_file({k: v.cpu().contiguous() for k, v in self.average.items()}, folder / "model.tmp")
+        sha256 = hashlib.sha256((folder / "model.tmp").read_bytes()).hexdigest()
+        os.replace(folder / "model.tmp", folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(self.config() | {"sha256": sha256}, indent=1) + "\n")
+        (folder / "log.json").write_text(json.dumps(self.log))
+
+    def config(self) -> dict[str, Any]:
+        """What a reader needs to rebuild the network, and how it came about."""
+        r = self.recipe
+        return {
+            "model": "TCD",
+            "use": r.use,
+            "network": r.network,
+            "sizes": self.net.config.to_dict(),
+            "subset": r.subset,
+            "cells": r.cells,
+            "recipe": asdict(r),
+            "recipe_hash": r.digest(),
+            "stages": self.stages,
+            "steps": self.step,
+            "seconds": round(self.seconds),
+            "device": str(self.device),
+        }
+
+    def load(self, folder: Path, *, adopt: bool = False) -> None:
+        """Continue from a checkpoint; ``adopt`` allows a changed recipe (schedule only, or a fine-tuning start)."""
+        state = torch.load(folder / "checkpoint.pt", map_location=self.device, weights_only=True)
+        if state["recipe"] != self.recipe.digest() and not adopt:
+            msg = f"{folder} was made by recipe {state['recipe']}, not {self.recipe.digest()}; use another --out, or --adopt."
+            raise ValueError(msg)
+        self.net.load_state_dict(state["net"])
+        self.average = state["average"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.stages = state["stages"]
+        if state["recipe"] != self.recipe.digest():
+            self.stages = [*self.stages, [self.recipe.digest(), self.step]]
+        if (folder / "log.json").exists():
+            self.log = json.loads((folder / "log.json").read_text())
+
+
+def run(recipe: Recipe, out: Path, *, minutes: float, device: str, resume: bool, adopt: bool, every: int) -> Trainer:
+    """Train until the recipe's steps or the minutes are used up, saving every ``every`` steps."""
+    trainer = Trainer(recipe, device)
+    if resume and (out / "checkpoint.pt").exists():
+        trainer.load(out, adopt=adopt)
+    logger.info("%s: step %d of %d on %s", recipe.name, trainer.step, recipe.steps, device)
+    start, spent, recent = time.monotonic(), trainer.seconds, []  # type: ignore[var-annotated]
+    while trainer.step < recipe.steps and time.monotonic() - start < 60 * minutes:
+        recent.append(trainer.train_step())
+        trainer.seconds = spent + time.monotonic() - start
+        if trainer.step % every == 0 or trainer.step == recipe.steps:
+            trainer.log.append([trainer.step, round(trainer.seconds), sum(recent) / len(recent)])
+            logger.info("step %d  %.0f s  loss %.4f", *trainer.log[-1])
+            recent = []
+            trainer.save(out)
+    trainer.save(out)
+    return trainer

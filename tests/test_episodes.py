@@ -1,0 +1,119 @@
+"""Random screens to learn from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from causcade.simulate import graphs, noise
+from causcade.simulate.episodes import ScreenPrior, assay, draw_screen
+
+SMALL = ScreenPrior(genes=(20, 40), control=(30, 60), max_cells=200)
+SCREENS = [draw_screen(SMALL, 0, index) for index in range(8)]
+
+
+def test_a_screen_depends_on_seed_and_index_alone() -> None:
+    torch.manual_seed(0)
+    first = draw_screen(SMALL, 0, 3)
+    torch.rand(7)
+    again = draw_screen(SMALL, 0, 3)
+    for name in ("x", "codes", "types", "perturbed"):
+        assert torch.equal(getattr(first, name), getattr(again, name))
+        assert torch.equal(getattr(first, name), getattr(SCREENS[3], name))
+    assert torch.equal(first.grn.strength, again.grn.strength)
+    other = draw_screen(SMALL, 1, 3)
+    assert other.x.shape != first.x.shape or not torch.equal(other.x, first.x)
+
+
+@pytest.mark.parametrize("screen", SCREENS, ids=range(len(SCREENS)))
+def test_a_screen_hangs_together(screen) -> None:
+    n_cells, n = screen.x.shape
+    assert graphs.is_dag(screen.grn.adjacency)
+    assert 20 <= n == screen.grn.n_genes <= 40
+    assert screen.x.isfinite().all()
+    assert (screen.x >= 0).all()
+    assert len(screen.codes) == len(screen.types) == n_cells
+    per_regime = torch.bincount(screen.codes, minlength=len(screen.perturbed) + 1)
+    assert 30 <= per_regime[0] <= 60
+    assert len(per_regime) == len(screen.perturbed) + 1
+    assert len(per_regime[1:].unique()) <= 1  # as many cells of each perturbation
+    assert per_regime[1:].sum() <= 200
+    assert screen.types.max() < screen.grn.n_types <= 10
+    assert len(screen.perturbed.unique()) == len(screen.perturbed)
+
+
+def test_single_points_back_at_the_perturbed_genes() -> None:
+    screen = next(s for s in SCREENS if 0 < len(s.perturbed) < s.x.shape[1])
+    single = screen.single
+    assert single[screen.perturbed].tolist() == list(range(1, len(screen.perturbed) + 1))
+    assert (single < 0).sum() == len(single) - len(screen.perturbed)
+
+
+def test_complete_knockouts_are_zero() -> None:
+    prior = replace(SMALL, full_efficacy=1.0, full_coverage=1.0)
+    screen = draw_screen(prior, 0, 1)
+    assert len(screen.perturbed) == screen.x.shape[1]
+    own = screen.x[screen.codes > 0, screen.perturbed[screen.codes[screen.codes > 0] - 1]]
+    assert (own == 0).all()
+
+
+def test_shares_of_the_prior_decide() -> None:
+    prior = replace(SMALL, full_efficacy=0.0, full_coverage=1.0, groups_known=0.0, types=(1, 1))
+    screens = [draw_screen(prior, 0, index) for index in range(6)]
+    assert not any(s.groups_known for s in screens)
+    assert all(s.grn.n_types == 1 for s in screens)
+    left = [s.x[s.codes > 0, s.perturbed[s.codes[s.codes > 0] - 1]] for s in screens]
+    assert all((own > 0).any() for own in left)
+
+
+@pytest.mark.parametrize("kind", graphs.KINDS)
+def test_every_kind_of_graph_can_be_drawn(kind) -> None:
+    prior = replace(SMALL, graph_kinds={kind: 1.0}, max_cells=40, control=(30, 31), dt=0.2)
+    assert graphs.is_dag(draw_screen(prior, 0, 0).grn.adjacency)
+
+
+def test_dense_graphs_are_kept_small() -> None:
+    dense = replace(SMALL, graph_kinds={"erdos_renyi": 1.0}, genes=(60, 80), dense_genes=25, max_cells=40, dt=0.2)
+    assert draw_screen(dense, 0, 0).x.shape[1] == 25
+    sparse = replace(dense, graph_kinds={"sparse_regulators": 1.0})
+    assert draw_screen(sparse, 0, 0).x.shape[1] >= 60
+
+
+def test_assays_of_one_screen_differ_and_repeat() -> None:
+    counts, text = assay(SCREENS[0], SMALL, 5, 0)
+    assert torch.equal(counts, counts.round())
+    assert counts.shape == SCREENS[0].x.shape
+    again, same = assay(SCREENS[0], SMALL, 5, 0)
+    assert torch.equal(counts, again)
+    assert text == same
+    assert not torch.equal(counts, assay(SCREENS[0], SMALL, 5, 1)[0])
+
+
+def test_assays_follow_the_prior() -> None:
+    prior = replace(SMALL, technologies={"drop-seq": 1.0}, fidelities={"high": 1.0}, depth_shift=(2.0, 2.0))
+    x, text = assay(SCREENS[0], prior, 0, 0)
+    assert text == "drop-seq high +2.0"
+    assert not torch.equal(x, x.round())
+    deep, shallow = (
+        sum(assay(SCREENS[0], replace(prior, depth_shift=(by, by)), 0, a)[0].sum() for a in range(3))
+        for by in (1.0, 0.0)
+    )
+    assert deep / shallow == pytest.approx(2.718, rel=0.1)
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="kind of graph 'erdos'"):
+        draw_screen(replace(SMALL, graph_kinds={"erdos": 1.0}), 0, 0)
+    with pytest.raises(ValueError, match="technology 'smartseq'"):
+        assay(SCREENS[0], replace(SMALL, technologies={"smartseq": 1.0}), 0, 0)
+
+
+def test_prior_names_what_exists_and_survives_json() -> None:
+    prior = ScreenPrior()
+    assert set(prior.graph_kinds) <= set(graphs.KINDS)
+    assert set(prior.technologies) <= set(noise.TECHNOLOGIES)
+    assert set(prior.fidelities) <= set(noise.FIDELITIES)
+    assert json.loads(json.dumps(prior.to_dict()))["genes"] == list(prior.genes)

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import anndata as ad
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
+
+import causcade as cc
+from causcade.pl import _network
+from causcade.pl._style import STYLE
+
+GENES = ["A", "B", "C", "D", "E", "F", "G"]
+# rows are causes; the own rows, F and G, hold the highest scores and must not be drawn
+SCORE = np.array([[0, -3], [2, -5], [-1, 1], [1, -4], [-2, 0], [9, -6], [-7, 9]], dtype=np.float32)
+T = np.array([[-2, 1], [np.nan, np.nan], [50, 1], [3, 1], [0, 1], [1, 1], [1, 1]], dtype=np.float32)
+
+
+@pytest.fixture(autouse=True)
+def no_figures_left() -> Iterator[None]:
+    plt.close("all")
+    yield
+    plt.close("all")
+
+
+def fake(effects: tuple[str, ...] = ("F", "G"), *, bare: bool = False) -> ad.AnnData:
+    out = ad.AnnData(np.ones((3, 7), dtype=np.float32), var=pd.DataFrame(index=GENES))
+    k = len(effects)
+    out.varm["causes"] = SCORE[:, :k].copy()
+    if not bare:
+        out.varm["causes_sd"] = np.full((7, k), 0.5, dtype=np.float32)
+        out.varm["causes_fdr"] = np.tile(np.array([[0.2], [0.01], [0.05], [0.1], [np.nan], [0], [0]]), k)
+        out.varm["causes_knockout_t"] = T[:, :k].copy()
+        out.varm["causes_popularity"] = np.arange(7, dtype=np.float32)[:, None]
+    out.uns["causes"] = {"names": np.array(effects)}
+    return out
+
+
+def points(ax: Axes, label: str) -> np.ndarray:
+    """Places of the points of a label, (n, 2)."""
+    found = [c.get_offsets() for c in ax.collections if c.get_label() == label]
+    return np.asarray(np.concatenate(found)) if found else np.empty((0, 2))
+
+
+def names(ax: Axes) -> list[str]:
+    return [label.get_text() for label in ax.get_yticklabels()]
+
+
+def legend(ax: Axes) -> list[str]:
+    found = ax.get_legend()
+    return [text.get_text() for text in found.get_texts()] if found else []
+
+
+def overlaps(ax: Axes, texts: list[str]) -> list[tuple[str, str]]:
+    """Pairs of texts that cover each other as drawn."""
+    renderer = ax.figure.canvas.get_renderer()
+    boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in ax.texts if t.get_text() in texts]
+    return [(a, b) for i, (a, box) in enumerate(boxes) for b, other in boxes[:i] if box.overlaps(other)]
+
+
+def test_causes_draws_the_table_in_order() -> None:
+    ax = cc.pl.causes(fake(), "F")
+    assert names(ax) == ["B", "D", "A", "C", "E", "G"]
+    drawn = np.concatenate([points(ax, "_t"), points(ax, "_no_t")])
+    in_order = drawn[np.argsort(drawn[:, 1])]
+    assert in_order[:, 1].tolist() == [0, 1, 2, 3, 4, 5]
+    assert in_order[:, 0].tolist() == [2, 1, 0, -1, -2, -7]
+    assert ax.get_ylim() == (5.5, -0.5)  # best on top
+    assert ax.get_title() == "Causes of F (top 6 of 6)"
+    assert ax.get_xlabel() == "cause score (logit), mean ± sd"
+    assert cc.pl.causes(fake(), "F", n_top=2).get_title() == "Causes of F (top 2 of 6)"
+
+
+def test_causes_draws_spread() -> None:
+    ax = cc.pl.causes(fake(), "F", n_top=2)
+    (bars,) = [c for c in ax.collections if hasattr(c, "get_segments")]
+    np.testing.assert_allclose([s[:, 0] for s in bars.get_segments()], [[1.5, 2.5], [0.5, 1.5]])
+    adata = fake()
+    adata.varm["causes_sd"][:] = np.nan  # one draw has no spread
+    ax = cc.pl.causes(adata, "F")
+    assert ax.get_xlabel() == "cause score (logit)"
+    assert not any(len(c.get_segments()) for c in ax.collections if hasattr(c, "get_segments"))
+
+
+def test_causes_colours_by_knockout_t() -> None:
+    ax = cc.pl.causes(fake(), "F")
+    (coloured,) = [c for c in ax.collections if c.get_label() == "_t"]
+    assert coloured.get_array().tolist() == [3, -2, 50, 0, 1]
+    assert coloured.get_clim() == (-6, 6)  # symmetric, and one huge value does not wash out the rest
+    assert points(ax, "_no_t").tolist() == [[2, 0]]  # B was never perturbed alone
+    assert "never perturbed alone" in legend(ax)
+    (bar,) = [a for a in ax.figure.axes if a is not ax]
+    assert bar.get_title(loc="left") == "knock-out t"
+    assert [t.get_text() for t in bar.get_yticklabels()] == ["−6", "−3", "0", "3", "≥ 6"]
+
+
+def test_causes_opens_markers_that_miss_the_fdr() -> None:
+    ax = cc.pl.causes(fake(), "F")
+    assert sorted(points(ax, "_open")[:, 1]) == [1, 2, 4]  # D at 0.1, A at 0.2, E without a rate
+    assert legend(ax)[:2] == ["FDR < 0.1", "FDR ≥ 0.1"]
+
+
+def test_causes_writes_ranks_by_the_baselines() -> None:
+    ax = cc.pl.causes(fake(), "F")
+    rows = {t.xy[1]: [] for t in ax.texts}
+    for t in ax.texts:
+        rows[t.xy[1]].append(t.get_text())
+    headings = [t.get_text() for t in ax.texts if "rank" in t.get_text()]
+    assert headings == ["rank by\n|t|", "rank by\npopularity"]
+    assert rows[0] == ["–", "5"]  # B: no t; popularity 1 is fifth of six
+    assert rows[3] == ["1", "4"]  # C
+    assert len(cc.pl.causes(fake(), "F", baselines=False).texts) == 0
+
+
+def test_causes_with_scores_alone() -> None:
+    ax = cc.pl.causes(fake(("F",), bare=True))  # the only gene needs no name
+    assert len(points(ax, "_no_t")) == 6 and len(points(ax, "_t")) == 0
+    assert ax.get_xlabel() == "cause score (logit)"
+    assert legend(ax) == [] and not ax.texts and len(ax.figure.axes) == 1
+
+
+def test_causes_of_parts() -> None:
+    assert names(cc.pl.causes(fake()[:, ["E", "B"]], "F")) == ["B", "E"]
+    ax = cc.pl.causes(fake()[:, ["B", "F"]], "F")  # one candidate, without a t
+    assert names(ax) == ["B"] and len(ax.figure.axes) == 1
+    ax.figure.canvas.draw()
+
+
+@pytest.mark.parametrize("layout", ["constrained", "tight", "none"])
+def test_causes_on_given_axes(layout: str) -> None:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), layout=layout)
+    assert cc.pl.causes(fake(), "F", ax=left, return_fig=True) is figure
+    assert cc.pl.causes(fake(), "G", ax=right) is right
+    assert names(right)[:2] == ["C", "E"]
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    bar = figure.axes[2].get_window_extent(renderer)
+    ranks = [t.get_window_extent(renderer) for t in left.texts]
+    assert len(ranks) == 14 and not any(bar.overlaps(box) for box in ranks)
+    assert bar.x1 < right.get_window_extent(renderer).x0
+
+
+def test_causes_in_a_subfigure() -> None:
+    figure = plt.figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subfigures(1, 2)
+    assert cc.pl.causes(fake(), "F", ax=left.subplots(), return_fig=True) is figure
+    assert cc.pl.cause_network(fake(), ax=right.subplots(), return_fig=True) is figure
+    figure.canvas.draw()
+
+
+def test_causes_errors() -> None:
+    with pytest.raises(KeyError, match=r"Run cc.tl.causes first"):
+        cc.pl.causes(fake(), "F", key="other")
+    with pytest.raises(KeyError, match=r"'X' were not scored"):
+        cc.pl.causes(fake(), "X")
+    with pytest.raises(ValueError, match=r"2 genes were scored: .*'F', 'G'"):
+        cc.pl.causes(fake())
+    with pytest.raises(ValueError, match="gene must be one name"):
+        cc.pl.causes(fake(), ["F", "G"])
+    with pytest.raises(ValueError, match="n_top must be"):
+        cc.pl.causes(fake(), "F", n_top=0)
+    with pytest.raises(ValueError, match="no candidate causes of 'F'"):
+        cc.pl.causes(fake()[:, ["F"]], "F")
+    assert plt.get_fignums() == []  # no empty figure is left behind
+
+
+def arrows(ax: Axes) -> list[FancyArrowPatch]:
+    return [p for p in ax.patches if isinstance(p, FancyArrowPatch)]
+
+
+def test_network_in_layers() -> None:
+    ax = cc.pl.cause_network(fake()[:, ["A", "B", "C", "D", "E"]], n_top=3)
+    assert len(arrows(ax)) == 6  # B, D, A of F; C, E, A of G
+    place = {t.get_text(): t.xy for t in ax.texts}
+    assert set(place) == {"A", "B", "C", "D", "E", "F", "G"}
+    assert all(place[g][0] == 0 for g in "ABCDE") and place["F"][0] == place["G"][0] == 1
+    assert place["F"][1] > place["G"][1]  # in the order asked for
+    assert min(place["B"][1], place["D"][1]) > place["A"][1] > max(place["C"][1], place["E"][1])  # no lines cross
+    assert len(points(ax, "_cause")) == 5 and len(points(ax, "_effect")) == 2
+    assert legend(ax)[:2] == ["cause", "effect"]
+
+
+def test_network_arrows_point_from_cause_to_effect_and_widen_with_probability() -> None:
+    ax = cc.pl.cause_network(fake(("F",))[:, GENES[:5]], n_top=2)
+    place = {t.get_text(): t.xy for t in ax.texts}
+    strong, weak = arrows(ax)
+    np.testing.assert_allclose(strong._posA_posB, [place["B"], place["F"]])
+    np.testing.assert_allclose(weak._posA_posB, [place["D"], place["F"]])
+    ratio = (1 / (1 + np.exp(-1))) / (1 / (1 + np.exp(-2)))
+    assert weak.get_linewidth() / strong.get_linewidth() == pytest.approx(ratio, rel=1e-5)
+    assert legend(ax)[2:] == ["probability 0.88", "probability 0.73"]
+
+
+def test_network_when_a_gene_is_cause_and_effect() -> None:
+    adata = fake()
+    adata.varm["causes"][6, 0] = 3  # G acts on F
+    adata.varm["causes"][5, 1] = 3  # and F on G
+    ax = cc.pl.cause_network(adata, n_top=2)
+    assert len(points(ax, "_both")) == 2 and len(points(ax, "_cause")) == 2 and len(points(ax, "_effect")) == 0
+    assert legend(ax)[:2] == ["cause", "cause and effect"]
+    bends = {a.get_connectionstyle().rad for a in arrows(ax)}
+    assert bends == {0, 0.18}  # F <-> G lie beside each other
+    again = cc.pl.cause_network(adata, n_top=2)
+    assert [tuple(t.xy) for t in ax.texts] == [tuple(t.xy) for t in again.texts]
+
+
+def test_network_names_do_not_cover_each_other() -> None:
+    rng = np.random.default_rng(0)
+    labels = [f"GENE{i}" for i in range(60)]
+    adata = ad.AnnData(np.ones((3, 60), dtype=np.float32), var=pd.DataFrame(index=labels))
+    adata.varm["causes"] = rng.normal(size=(60, 10)).astype(np.float32)
+    adata.uns["causes"] = {"names": np.array(labels[:10])}
+    ax = cc.pl.cause_network(adata, n_top=4)
+    ax.figure.canvas.draw()
+    assert len(ax.texts) > 25 and overlaps(ax, labels) == []
+    ax = cc.pl.cause_network(adata[:, labels[10:]], n_top=4)  # in layers
+    ax.figure.canvas.draw()
+    assert overlaps(ax, labels) == []
+
+
+def test_network_in_parts_that_are_not_connected() -> None:
+    adata = fake()[:, ["B", "C", "F", "G"]].copy()
+    adata.varm["causes"][:, :] = -9
+    adata.varm["causes"][0, 0] = 1  # B on F
+    adata.varm["causes"][1, 1] = 1  # C on G
+    adata.uns["causes"]["names"] = np.array(["F", "G"])
+    places = _network.free_places(_network.nx.DiGraph([("B", "F"), ("F", "B"), ("C", "G")]))
+    gap = np.linalg.norm(places["B"] - places["C"])
+    assert 0.5 < gap / np.linalg.norm(places["B"] - places["F"]) < 4
+    ax = cc.pl.cause_network(adata, n_top=1)
+    assert len(arrows(ax)) == 2
+
+
+def test_network_min_probability() -> None:
+    ax = cc.pl.cause_network(fake(), n_top=6, min_probability=0.5)
+    assert len(arrows(ax)) == 5  # B, D, A of F; C, E of G
+    with pytest.raises(ValueError, match=r"probability of min_probability=0.9 or more; the highest is 0.88"):
+        cc.pl.cause_network(fake(), min_probability=0.9)
+    with pytest.raises(ValueError, match="within 0 and 1"):
+        cc.pl.cause_network(fake(), min_probability=50)
+
+
+def test_network_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyError, match=r"'f' were not scored.*Close to 'f': 'F'"):
+        cc.pl.cause_network(fake(), "f")
+    with pytest.raises(ValueError, match="n_top must be"):
+        cc.pl.cause_network(fake(), n_top=0)
+    with pytest.raises(ValueError, match="nothing to draw"):
+        cc.pl.cause_network(fake()[:, ["F"]], "F")
+    monkeypatch.setattr(_network, "_MOST", 5)
+    with pytest.raises(ValueError, match=r"7 genes are too many to read in one picture \(at most 5\)"):
+        cc.pl.cause_network(fake())
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("draw", [cc.pl.causes, cc.pl.cause_network])
+def test_show_and_return(draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    monkeypatch.setattr(plt, "show", lambda: shown.append(1))
+    assert isinstance(draw(fake(), "F"), Axes) and shown == []
+    assert isinstance(draw(fake(), "F", return_fig=True), Figure) and shown == []
+    assert draw(fake(), "F", show=True) is None and shown == [1]
+    monkeypatch.setattr("matplotlib.is_interactive", lambda: True)
+    assert draw(fake(), "F") is None and shown == [1, 1]
+    assert isinstance(draw(fake(), "F", show=False), Axes) and shown == [1, 1]
+    given = plt.figure().add_subplot()
+    assert draw(fake(), "F", ax=given) is given and shown == [1, 1]
+
+
+@pytest.mark.parametrize("draw", [cc.pl.causes, cc.pl.cause_network])
+def test_nothing_else_is_touched(draw) -> None:
+    adata = fake()
+    before, settings = {k: v.copy() for k, v in adata.varm.items()}, plt.rcParams.copy()
+    own = plt.figure()
+    other = plt.figure().add_subplot()
+    plt.figure(own)
+    draw(adata, "F", ax=other)
+    assert plt.gcf() is own and len(plt.get_fignums()) == 2 and dict(plt.rcParams) == dict(settings)
+    assert list(adata.varm) == list(before)
+    for part, array in before.items():
+        np.testing.assert_array_equal(adata.varm[part], array)
+
+
+def test_colours_of_roles_differ() -> None:
+    colours = [to_rgb(STYLE[role]) for role in ("cause", "effect", "both")]
+    assert len(set(colours)) == 3
