@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import networkx as nx
 import numpy as np
@@ -102,9 +102,14 @@ def draw_edges(ax: Axes, edges: pd.DataFrame, places: dict[str, np.ndarray], wid
     both_ways = {(a, b) for a, b in pairs} & {(b, a) for a, b in pairs}
     room = np.sqrt(STYLE["node"]) / 2 + 2
     for pair, width in zip(pairs, widths, strict=True):
-        cause, effect = places[pair[0]], places[pair[1]]
+        cause, effect = tuple(places[pair[0]]), tuple(places[pair[1]])
         bend = "arc3,rad=0.18" if pair in both_ways else "arc3,rad=0"
-        look = {"linewidth": width, "mutation_scale": 8 + 2 * width, "color": STYLE["edge"], "alpha": 0.75}
+        look: dict[str, Any] = {
+            "linewidth": width,
+            "mutation_scale": 8 + 2 * width,
+            "color": STYLE["edge"],
+            "alpha": 0.75,
+        }
         arrow = FancyArrowPatch(
             cause, effect, arrowstyle="-|>", connectionstyle=bend, shrinkA=room, shrinkB=room, zorder=1, **look
         )
@@ -122,7 +127,13 @@ def draw_nodes(ax: Axes, graph: nx.DiGraph, places: dict[str, np.ndarray]) -> No
     for role, (marker, _) in _ROLES.items():
         where = np.array([places[g] for g in graph if _role(graph, g) == role])
         if len(where):
-            look = {"s": STYLE["node"], "edgecolors": "white", "linewidths": 0.8, "zorder": 2, "label": f"_{role}"}
+            look: dict[str, Any] = {
+                "s": STYLE["node"],
+                "edgecolors": "white",
+                "linewidths": 0.8,
+                "zorder": 2,
+                "label": f"_{role}",
+            }
             ax.scatter(*where.T, marker=marker, color=STYLE[role], **look)
 
 
@@ -135,8 +146,14 @@ def draw_names(ax: Axes, graph: nx.DiGraph, places: dict[str, np.ndarray], *, la
     names = {-1: "right", 0: "center", 1: "left"}, {-1: "top", 0: "center", 1: "bottom"}
     halo = [withStroke(linewidth=2.5, foreground="white")]
     for gene, (x, y) in sides.items():
-        look = {"ha": names[0][x], "va": names[1][y], "fontsize": STYLE["font"], "color": STYLE["ink"], "zorder": 4}
-        ax.annotate(gene, places[gene], (8 * x, 7 * y), textcoords="offset points", path_effects=halo, **look)
+        look: dict[str, Any] = {
+            "ha": names[0][x],
+            "va": names[1][y],
+            "fontsize": STYLE["font"],
+            "color": STYLE["ink"],
+            "zorder": 4,
+        }
+        ax.annotate(gene, tuple(places[gene]), (8 * x, 7 * y), textcoords="offset points", path_effects=halo, **look)
 
 
 def _free_sides(ax: Axes, graph: nx.DiGraph, places: dict[str, np.ndarray]) -> dict[str, tuple[int, int]]:
@@ -177,7 +194,7 @@ def _inside(points: np.ndarray, box: np.ndarray) -> int:
 def draw_legend(ax: Axes, graph: nx.DiGraph, edges: pd.DataFrame, widths: np.ndarray) -> None:
     """Say what markers mean, and how wide the strongest and the weakest arrow are."""
     roles = {_role(graph, gene) for gene in graph}
-    look = {"linestyle": "none", "markersize": 8, "markeredgecolor": "white"}
+    look: dict[str, Any] = {"linestyle": "none", "markersize": 8, "markeredgecolor": "white"}
     handles = [
         Line2D([], [], marker=marker, color=STYLE[role], label=word, **look)
         for role, (marker, word) in _ROLES.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -54,10 +54,10 @@ def draw_points(ax: Axes, top: pd.DataFrame) -> None:
         )
     t = _known_t(top)
     limit = _t_limit(t)
-    style = {"s": STYLE["point"], "edgecolors": STYLE["ink"], "linewidths": 0.7, "zorder": 3}
+    style: dict[str, Any] = {"s": STYLE["point"], "edgecolors": STYLE["ink"], "linewidths": 0.7, "zorder": 3}
     known = np.isfinite(t)
     if known.any():
-        style_t = {"cmap": _COLOURS, "vmin": -limit, "vmax": limit, "label": _WITH_T}
+        style_t: dict[str, Any] = {"cmap": _COLOURS, "vmin": -limit, "vmax": limit, "label": _WITH_T}
         ax.scatter(top["score"][known], y[known], c=t[known], **style_t, **style)
     if not known.all():
         ax.scatter(top["score"][~known], y[~known], color=STYLE["unknown"], label=_WITHOUT_T, **style)
@@ -92,18 +92,23 @@ def draw_colour_bar(ax: Axes, top: pd.DataFrame, *, n_ranks: int) -> None:
     constrained = isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine)  # sees the ranks, leaves them room
     pad = 0.02 if constrained else min((_RANK_PLACES[n_ranks - 1] + 32 if n_ranks else 12) / width, 0.5)
     bar = figure.colorbar(points, ax=ax, pad=pad, fraction=0.04, aspect=14, shrink=0.75)
-    ticks = np.linspace(-limit, limit, 5)
+    ticks = np.linspace(-limit, limit, 5 if len(top) > 2 else 3)
     names = [f"{tick:.2g}".replace("-", "−") for tick in ticks]
     names[0] = f"≤ {names[0]}" if np.nanmin(t) < -limit else names[0]
     names[-1] = f"≥ {names[-1]}" if np.nanmax(t) > limit else names[-1]
     bar.set_ticks(list(ticks), labels=names, fontsize=STYLE["small"])
-    bar.ax.set_title("knock-out t", loc="left", fontsize=STYLE["small"], color=STYLE["ink"])
+    bar.set_label("knock-out t", fontsize=STYLE["small"], color=STYLE["ink"])
     bar.outline.set_visible(False)
 
 
 def draw_ranks(ax: Axes, top: pd.DataFrame, columns: Sequence[str]) -> None:
     """Ranks by the baselines, as columns of numbers right of the axes."""
-    text = {"textcoords": "offset points", "ha": "center", "fontsize": STYLE["small"], "color": STYLE["ink"]}
+    text: dict[str, Any] = {
+        "textcoords": "offset points",
+        "ha": "center",
+        "fontsize": STYLE["small"],
+        "color": STYLE["ink"],
+    }
     for column, place in zip(columns, _RANK_PLACES, strict=False):
         ax.annotate(RANKS[column], (1, 1), (place, 5), xycoords="axes fraction", va="bottom", **text)
         for y, rank in enumerate(top[column]):
@@ -128,10 +133,10 @@ def label_rows(ax: Axes, top: pd.DataFrame) -> None:
 
 def draw_legend(ax: Axes, top: pd.DataFrame) -> None:
     """Say what the colour bar does not: below the label of the axis, or in the corner that a descending list leaves."""
-    marker = {"marker": "o", "linestyle": "none", "markersize": 7, "markeredgecolor": STYLE["ink"]}
+    marker: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 7, "markeredgecolor": STYLE["ink"]}
     handles = []
     if "fdr" in top:
-        dark = {**marker, "markerfacecolor": STYLE["ink"]}
+        dark: dict[str, Any] = {**marker, "markerfacecolor": STYLE["ink"]}
         handles.append(Line2D([], [], label=f"FDR < {STYLE['fdr']}", **dark))
         handles.append(
             Line2D([], [], label=f"FDR ≥ {STYLE['fdr']}", **{**marker, "markeredgewidth": 2.2}, markerfacecolor="white")

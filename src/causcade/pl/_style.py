@@ -61,5 +61,5 @@ def whole_figure(ax: Axes) -> Figure:
 
 def legend(ax: Axes, handles: list[Line2D], **place: Any) -> None:
     """Draw a legend in the style of the house."""
-    spacing = {"handletextpad": 0.6, "columnspacing": 1.4}
+    spacing: dict[str, Any] = {"handletextpad": 0.6, "columnspacing": 1.4}
     ax.legend(handles=handles, frameon=False, fontsize=STYLE["small"], **spacing, **place)

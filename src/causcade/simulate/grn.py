@@ -8,7 +8,8 @@ chemical-Langevin noise.  Three things make this implementation fast without cha
   edges;
 * every cell type, knock-out and chain is a row of one tensor;
 * genes that regulate nothing need no steps.  Given the path of their regulators the equation is linear: the mean is
-  the production passed through an exponential filter, and for ``dpd`` noise the variance is ``noise**2`` times it.
+  the production passed through an exponential filter, and under ``dpd`` noise the law around it is a Gamma cut off at
+  0, where all genes are kept at every step.
 """
 
 from __future__ import annotations
@@ -275,13 +276,14 @@ def simulate_cells(
     wild_half = grn.steady_state(torch.arange(grn.n_types, device=device), torch.ones_like(grn.basal))[1][0]
     regulates = grn.adjacency.any(1)
     own = torch.cat([torch.zeros(1, dtype=torch.bool, device=device), regulates[knockouts]])[codes]
-    _fill_wild_type(grn, x, (~own).nonzero().squeeze(1), types, wild_half, sampling, gen)
+    gene = torch.cat([torch.zeros(1, dtype=torch.long, device=device), knockouts])[codes]
+    mean = _fill_wild_type(grn, x, (~own).nonzero().squeeze(1), types, gene, wild_half, sampling, gen)
     if bool(own.any()):
         half = _refit(grn, knockouts, lost) if half_response == "refit" else wild_half.expand(len(knockouts), -1)
         _fill_perturbed(grn, x, own.nonzero().squeeze(1), codes, types, knockouts, lost, half, sampling, gen)
     leaf = ((codes > 0) & ~own).nonzero().squeeze(1)
     if len(leaf):
-        thin(x, leaf, knockouts[codes[leaf] - 1], lost[codes[leaf] - 1], grn, gen)
+        thin(x, leaf, gene[leaf], (1 - lost[codes[leaf] - 1]).clamp(min=0), mean[leaf], grn, gen)
     return x, codes, types
 
 
@@ -322,11 +324,22 @@ def _spread_types(codes: Tensor, n_types: int, gen: torch.Generator) -> Tensor:
 
 
 def _fill_wild_type(
-    grn: GRN, x: Tensor, cells: Tensor, types: Tensor, half: Tensor, sampling: Sampling, gen: torch.Generator
-) -> None:
-    """Draw unperturbed cells: chains of ``cells_per_chain`` cells, shuffled over the cells of their type."""
+    grn: GRN,
+    x: Tensor,
+    cells: Tensor,
+    types: Tensor,
+    gene: Tensor,
+    half: Tensor,
+    sampling: Sampling,
+    gen: torch.Generator,
+) -> Tensor:
+    """Draw unperturbed cells: chains of ``cells_per_chain`` cells, shuffled over the cells of their type.
+
+    Returns for every cell the conditional mean of its ``gene``, from which a perturbation of that gene is drawn.
+    """
+    mean = torch.zeros(len(x), device=x.device)
     if not len(cells):
-        return
+        return mean
     wanted = torch.bincount(types[cells], minlength=grn.n_types)
     n_takes = min(sampling.cells_per_chain, math.ceil(int(wanted.max()) / 8))  # at least eight chains a type
     chain_types = torch.repeat_interleave(
@@ -334,11 +347,13 @@ def _fill_wild_type(
     )
     keep = torch.ones((len(chain_types), grn.n_genes), device=x.device)
     start, _ = grn.steady_state(chain_types, keep, half)
-    taken = run(grn, start, chain_types, keep, half.expand_as(keep), n_takes, sampling, gen)
+    taken, means = run(grn, start, chain_types, keep, half.expand_as(keep), n_takes, sampling, gen)
     for kind in range(grn.n_types):
-        mine = cells[types[cells] == kind]
-        pool = taken[:, chain_types == kind].reshape(-1, grn.n_genes)
-        x[mine] = pool[torch.randperm(len(pool), generator=gen, device=x.device)[: len(mine)]]
+        mine, chains = cells[types[cells] == kind], (chain_types == kind).nonzero().squeeze(1)
+        order = torch.randperm(n_takes * len(chains), generator=gen, device=x.device)[: len(mine)]
+        take, chain = order // max(len(chains), 1), chains[order % max(len(chains), 1)]
+        x[mine], mean[mine] = taken[take, chain], means[take, chain, gene[mine]]
+    return mean
 
 
 def _fill_perturbed(
@@ -361,7 +376,7 @@ def _fill_perturbed(
         keep = torch.ones((len(rows), grn.n_genes), device=x.device)
         keep[torch.arange(len(rows), device=x.device), knockouts[regime]] = 1 - lost[regime]
         start, _ = grn.steady_state(types[rows], keep, half[regime])
-        x[rows] = run(grn, start, types[rows], keep, half[regime], 1, sampling, gen)[0]
+        x[rows] = run(grn, start, types[rows], keep, half[regime], 1, sampling, gen)[0][0]
 
 
 def _refit(grn: GRN, knockouts: Tensor, lost: Tensor) -> Tensor:
