@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -13,6 +15,11 @@ import anndata
 
 # Types print as `anndata.AnnData`, the name users know, not as the private module that defines it.
 anndata.AnnData.__module__ = "anndata"
+
+# Notebooks live beside the docs, where people look for them; Sphinx reads copies.
+HERE = Path(__file__).parent
+shutil.rmtree(HERE / "tutorials", ignore_errors=True)
+shutil.copytree(HERE.parent / "tutorials", HERE / "tutorials", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
 
 project = "causcade"
 author = "causcade developers"

@@ -21,7 +21,7 @@ TESTS = ROOT / "tests"
 LEVELS = {
     0: {"_device", "_keys", "stats", "pairs", "citests", "metrics", "simulate", "nn"},
     1: {"regimes", "expression", "ensemble", "scoring", "screendata", "nulls", "baselines", "networks"},
-    2: {"models", "causes", "pretrained", "datasets", "pretrain", "evaluate"},
+    2: {"models", "causes", "pretrained", "datasets", "pretrain", "heldout", "evaluate"},
     3: {"pp", "tl", "pl", "get"},
     4: {"__init__", "demo"},
 }
@@ -63,7 +63,7 @@ SYNONYMS = {
 INSTEAD_OF = {wrong: word for word, wrongs in SYNONYMS.items() for wrong in wrongs.split()}
 
 NO_TEST_OF_ITS_OWN = {"__init__.py", "demo.py"}
-GREW_FROM_A_FILE = {"metrics", "regimes"}  # folders of one name and one test file
+GREW_FROM_A_FILE = {"metrics", "pl", "pretrain", "regimes"}  # folders of one name and one test file
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
@@ -375,7 +375,7 @@ def test_folder_that_was_a_file_has_one_test_file(folder: str) -> None:
 
 
 def test_test_files_are_named_after_a_source_file() -> None:
-    stems = {"conventions"}
+    stems = {"conventions", "bad_input", "writers"}  # these cut across the sources
     for path in SOURCES:
         parts = [part.strip("_") for part in path.relative_to(PACKAGE).with_suffix("").parts]
         stems |= {parts[-1], "_".join(parts), "_".join(parts[:-1])}  # a package may have one test for its __init__

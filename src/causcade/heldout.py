@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +16,14 @@ from causcade import metrics
 from causcade.baselines import correlation, knockout_t, popularity
 from causcade.ensemble import score_pairs
 from causcade.pairs import pair_features
+from causcade.pretrain import Recipe
+from causcade.pretrained import load
 from causcade.scoring import cell_scorer, pair_scorer
 from causcade.simulate.episodes import Screen, ScreenPrior, assay, draw_screen
 from causcade.simulate.graphs import ancestors, path_lengths
 from causcade.stats import Moments, cell_values, log_normalise, pair_stats
 
-__all__ = ["KINDS", "score_heldout"]
+__all__ = ["KINDS", "release", "score_heldout"]
 
 #: Changes to the training prior; no training screen is drawn from any of them but ``seen``.
 KINDS: dict[str, dict[str, Any]] = {
@@ -36,9 +41,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "half coverage": {"full_coverage": 0.0},
 }
 
+#: Size of the screens that are scored.
+SIZE: dict[str, Any] = {"genes": (150, 300), "max_cells": 4000}
+
 
 def score_heldout(
-    net: nn.Module, config: dict[str, Any], prior: ScreenPrior, *, n_screens: int = 4, seed: int = 10_000
+    net: nn.Module, config: dict[str, Any], prior: ScreenPrior, *, n_screens: int = 4, rng: int = 10_000
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Score a network and the baselines on every kind of screen.
 
@@ -50,8 +58,8 @@ def score_heldout(
         Prior that it was trained on; kinds change parts of it.
     n_screens
         Screens of each kind.
-    seed
-        Of the screens; training seeds are small numbers.
+    rng
+        Seed of the screens; training seeds are small numbers.
 
     Returns
     -------
@@ -59,20 +67,20 @@ def score_heldout(
     """
     out = {}
     for kind, changes in KINDS.items():
-        changed = replace(prior, **{"genes": (150, 300), "max_cells": 4000, **changes})
+        changed = replace(prior, **{**SIZE, **changes})
         rows: dict[str, list[dict[str, float]]] = {}
         for i in range(n_screens):
-            screen = draw_screen(changed, seed, i)
-            for method, row in _score_screen(net, config, screen, changed, seed, i).items():
+            screen = draw_screen(changed, rng, i)
+            for method, row in _score_screen(net, config, screen, changed, rng, i).items():
                 rows.setdefault(method, []).append(row)
         out[kind] = {m: {k: float(np.nanmean([r[k] for r in each])) for k in each[0]} for m, each in rows.items()}
     return out
 
 
 def _score_screen(
-    net: nn.Module, config: dict[str, Any], screen: Screen, prior: ScreenPrior, seed: int, index: int
+    net: nn.Module, config: dict[str, Any], screen: Screen, prior: ScreenPrior, rng: int, index: int
 ) -> dict[str, dict[str, float]]:
-    counts, _ = assay(screen, prior, seed, index)
+    counts, _ = assay(screen, prior, rng, index)
     total = counts.sum(1)
     groups = screen.types if screen.groups_known else torch.zeros_like(screen.types)
     moments = Moments.empty(len(screen.perturbed) + 1, int(groups.max()) + 1, counts.shape[1])
@@ -83,8 +91,8 @@ def _score_screen(
     else:
         values = cell_values(counts, total)
         score = cell_scorer(net, values, screen.codes, screen.single, n_cells=int(config["cells"]))
-    rng = np.random.default_rng(index)
-    scores = score_pairs(score, counts.shape[1], size=int(config["subset"]), n_draws=1, rng=rng).mean
+    gen = np.random.default_rng(index)
+    scores = score_pairs(score, counts.shape[1], size=int(config["subset"]), n_draws=1, rng=gen).mean
     z = stats.z.numpy()
     methods = {
         "TCD": np.nan_to_num(scores),
@@ -100,6 +108,29 @@ def _score_screen(
     return {m: {k: 100 * r.get(k, np.nan) for k in wanted} for m, r in reports.items()}
 
 
+def release(folder: Path, out: Path, *, n_screens: int = 4) -> None:
+    """Score trained weights and write what is shipped: weights, config with checksum and scores, model card.
+
+    Parameters
+    ----------
+    folder
+        What ``python -m causcade.pretrain`` wrote.
+    out
+        Folder of the release, named like the weights.
+    n_screens
+        Screens of each kind.
+    """
+    weights = load(folder)
+    prior = Recipe(**weights.config["recipe"]).screen_prior()
+    scores = score_heldout(weights.net, weights.config, prior, n_screens=n_screens)
+    seen = {f"column AUROC, {kind}": round(methods["TCD"]["column_auroc"], 1) for kind, methods in scores.items()}
+    config = {**weights.config, "sha256": weights.sha256, "scores": seen}
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / "model.safetensors", out / "model.safetensors")
+    (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    (out / "README.md").write_text(card(config, scores, prior))
+
+
 def card(config: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]], prior: ScreenPrior) -> str:
     """Model card in Markdown."""
     stages = ", ".join(f"{digest} from step {step}" for digest, step in config["stages"])
@@ -110,6 +141,7 @@ def card(config: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]],
         f"Network `{config['network']}` ({config['sizes']}), made by `python -m causcade.pretrain`.",
         f"Steps {config['steps']}, {minutes:.0f} minutes on {config['device']}, seed {config['recipe']['seed']}.",
         f"Recipe {config['recipe_hash']} (stages: {stages}).",
+        f"sha256 of the weights: {config['sha256']}.",
         "",
         "Trained on simulated gene regulatory networks only, never on a real network or screen. Do not read the",
         "probabilities as those of your own cells: they are calibrated to the simulator's share of causes.",

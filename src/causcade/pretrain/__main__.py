@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--adopt", action="store_true", help="continue although the recipe changed")
     parser.add_argument("--every", type=int, default=50, help="steps between checkpoints")
+    parser.add_argument("--release", type=Path, help="then score on held-out kinds and write weights and card there")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     recipe = Recipe.load(args.recipe)
@@ -38,6 +39,10 @@ def main(argv: list[str] | None = None) -> None:
         recipe, args.out, minutes=args.minutes, device=args.device, resume=args.resume, adopt=args.adopt,
         every=args.every,
     )  # fmt: skip
+    if args.release:
+        from causcade.heldout import release  # needs scipy, which a bare training machine may lack
+
+        release(args.out, args.release)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,70 @@
+"""The numbers of a model card."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from safetensors.torch import save_file
+
+from causcade import heldout, pretrained
+from causcade.pretrain import Recipe, build_network
+
+RECIPE = Recipe(
+    "tiny",
+    sizes={"width": 8, "layers": 1, "heads": 2, "hidden": 8, "paths": 2},
+    prior={"control": [30, 40], "dt": 0.2, "types": [1, 2]},
+    subset=40,
+)
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """A folder as training leaves it; screens are made small."""
+    monkeypatch.setattr(heldout, "SIZE", {"genes": (30, 36), "max_cells": 120})
+    net = build_network(RECIPE)
+    config = {
+        "network": "pairs", "sizes": net.config.to_dict(), "subset": 40, "cells": 10, "recipe": RECIPE.__dict__,
+        "recipe_hash": RECIPE.digest(), "stages": [[RECIPE.digest(), 0]], "steps": 0, "seconds": 0, "device": "cpu",
+    }  # fmt: skip
+    save_file(net.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_every_kind_is_scored_with_every_baseline(trained) -> None:
+    weights = pretrained.load(trained)
+    scores = heldout.score_heldout(weights.net, weights.config, RECIPE.screen_prior(), n_screens=1)
+    assert list(scores) == list(heldout.KINDS)
+    for methods in scores.values():
+        assert set(methods) == {"TCD", "correlation", "partial correlation", "knock-out |t|", "popularity"}
+        assert methods["popularity"]["column_auroc"] == pytest.approx(50)  # a ranking that ignores the pair is chance
+        assert all(0 <= row["row_auroc"] <= 100 for row in methods.values())
+
+
+def test_same_seed_same_scores(trained) -> None:
+    weights = pretrained.load(trained)
+    first, again = (
+        heldout.score_heldout(weights.net, weights.config, RECIPE.screen_prior(), n_screens=1, rng=5) for _ in range(2)
+    )
+    assert str(first) == str(again)
+
+
+def test_no_held_out_kind_can_come_from_the_training_prior() -> None:
+    prior = RECIPE.screen_prior()
+    assert not set(heldout.KINDS["graph"]["graph_kinds"]) & set(prior.graph_kinds)
+    assert not set(heldout.KINDS["noise"]["technologies"]) & set(prior.technologies)
+    for name in ("hill", "decay", "noise"):
+        (low, high), (value, _) = getattr(prior, name), heldout.KINDS["mechanism"][name]
+        assert not low <= value <= high
+
+
+def test_release_can_be_loaded_and_says_what_it_is(trained, tmp_path) -> None:
+    out = tmp_path / "out"
+    heldout.release(trained, out, n_screens=1)
+    weights = pretrained.load(out)
+    assert weights.config["sha256"] == weights.sha256
+    card = (out / "README.md").read_text()
+    assert RECIPE.digest() in card
+    assert weights.sha256 in card
+    assert card.count("| partial correlation |") == len(heldout.KINDS)
