@@ -11,7 +11,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,6 +107,7 @@ def statistics(counts: torch.Tensor, codes: torch.Tensor, types: torch.Tensor, s
     return pair_stats(moments, single)
 
 
+@cache
 def fit_trees(fidelity: str, n_screens: int = 6) -> baselines.PairTrees:
     """Trees on the same pair features, from screens of random graphs with the benchmark's design and technology."""
     prior = ScreenPrior(

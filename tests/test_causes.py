@@ -83,7 +83,8 @@ def test_baselines(screen, weights):
     np.testing.assert_array_equal(out.knockout_t[:12], stats.z.numpy()[:12, [1, 4]])
     assert np.isnan(out.knockout_t[12:]).all()
     np.testing.assert_array_equal(out.correlation, stats.correlation.numpy()[:, [1, 4]])
-    np.testing.assert_allclose(out.popularity[:, 0], popularity(np.abs(stats.z.numpy()))[:, 0])
+    np.testing.assert_allclose(out.popularity[:12, 0], popularity(np.abs(stats.z.numpy()))[:12, 0])
+    assert np.isnan(out.popularity[12:]).all()
     off = np.abs(np.delete(stats.z.numpy()[3], 3))
     assert out.popularity[3, 0] == pytest.approx(off.mean(), rel=1e-5)
     assert np.abs(out.knockout_t[:12, 1]).argmax() == 4  # its own knock-out

@@ -291,3 +291,10 @@ def test_nothing_else_is_touched(draw) -> None:
 def test_colours_of_roles_differ() -> None:
     colours = [to_rgb(STYLE[role]) for role in ("cause", "effect", "both")]
     assert len(set(colours)) == 3
+
+
+def test_an_arrow_does_not_run_over_a_third_gene() -> None:
+    over, beside = [np.array([0.5, 0.01])], [np.array([0.5, 0.4])]
+    assert _network._turn((0.0, 0.0), (1.0, 0.0), over, both=False) > 0
+    assert _network._turn((0.0, 0.0), (1.0, 0.0), beside, both=False) == 0
+    assert _network._turn((0.0, 0.0), (1.0, 0.0), [np.array([1.5, 0.0])], both=False) == 0  # beyond the end

@@ -67,7 +67,7 @@ class CauseScores:
     knockout_t
         z-score of the effect gene under perturbation of the cause gene; NaN where it was not perturbed alone.
     popularity
-        ``(n_genes, 1)`` mean size of each gene's effects, whatever the target.
+        ``(n_genes, 1)`` mean size of each gene's effects, whatever the target; NaN where it was not perturbed alone.
     correlation
         Correlation within groups.
     """
@@ -115,12 +115,10 @@ def score_causes(
     pvalue = fdr = None
     if settings.n_null:
         pvalue, fdr = _against_null(screen, mean, weights, targets, settings, rng)
-    z = stats.z.numpy()
-    knockout = np.where(stats.perturbed.numpy()[:, None], z[:, wanted], np.nan).astype(np.float32)
-    return CauseScores(
-        mean, sd, count, pvalue, fdr, knockout, popularity(np.abs(z))[:, :1],
-        stats.correlation.numpy()[:, wanted],
-    )  # fmt: skip
+    z, perturbed = stats.z.numpy(), stats.perturbed.numpy()[:, None]
+    knockout = np.where(perturbed, z[:, wanted], np.nan).astype(np.float32)
+    footprint = np.where(perturbed, popularity(np.abs(z))[:, :1], np.nan).astype(np.float32)
+    return CauseScores(mean, sd, count, pvalue, fdr, knockout, footprint, stats.correlation.numpy()[:, wanted])
 
 
 def _set_score(

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import anndata as ad
 import matplotlib as mpl
 import scanpy as sc
+from matplotlib.figure import Figure
 
 import causcade as cc
 
@@ -41,18 +43,21 @@ def main(argv: list[str] | None = None) -> None:
     figure, h5ad = write(adata, args.gene, args.out)
     again = sc.read_h5ad(h5ad)
     same = cc.get.causes(again, args.gene).equals(cc.get.causes(adata, args.gene))
-    print(f"\nfigure  {figure}\nh5ad    {h5ad} (read back by scanpy {sc.__version__}, same table: {same})")
+    print(f"\nfigure  {figure}\nh5ad    {h5ad} (read back by scanpy {version('scanpy')}, same table: {same})")
     print(f"{time.perf_counter() - start:.0f} s")
 
 
 def write(adata: ad.AnnData, gene: str, out: Path) -> tuple[Path, Path]:
-    """Figure of the causes, and the AnnData."""
+    """Figures of the causes, and the AnnData."""
     out.mkdir(parents=True, exist_ok=True)
     figure, h5ad = out / f"causes_{gene}.png", out / "hipsc_causes.h5ad"
-    cc.pl.causes(adata, gene, return_fig=True, show=False).savefig(figure, dpi=150, bbox_inches="tight")
-    cc.pl.cause_network(adata, return_fig=True, show=False).savefig(
-        out / "cause_network.png", dpi=150, bbox_inches="tight"
-    )
+    drawn = {
+        figure: cc.pl.causes(adata, gene, return_fig=True, show=False),
+        out / "cause_network.png": cc.pl.cause_network(adata, return_fig=True, show=False),
+    }
+    for path, picture in drawn.items():
+        if isinstance(picture, Figure):
+            picture.savefig(path, dpi=150, bbox_inches="tight")
     adata.write_h5ad(h5ad)
     return figure, h5ad
 

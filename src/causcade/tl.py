@@ -111,7 +111,7 @@ def causes(
     `.varm["causes_knockout_t"]` : float32 (n_vars, k)
         z-score of the column gene under perturbation of the row gene; NaN where that was not perturbed alone.
     `.varm["causes_popularity"]` : float32 (n_vars, 1)
-        Mean size of the effects of the row gene on all genes.
+        Mean size of the effects of the row gene on all genes; NaN where that was not perturbed alone.
     `.varm["causes_correlation"]` : float32 (n_vars, k)
     `.uns["causes"]` : dict
         ``names`` (the genes), ``model``, ``weights`` (name@sha256), ``n_draws``, ``params``.

@@ -96,14 +96,28 @@ def set_limits(ax: Axes, places: dict[str, np.ndarray], *, layered: bool) -> Non
     ax.set_axis_off()
 
 
+def _turn(
+    cause: tuple[float, ...], effect: tuple[float, ...], others: list[np.ndarray], *, both: bool, near: float = 0.06
+) -> float:
+    """How far an arrow is bent: 0 unless another one runs back, more if a gene lies on the straight line."""
+    start, along = np.array(cause), np.array(effect) - np.array(cause)
+    length = float(np.hypot(*along)) or 1.0
+    for at in others:
+        share = float((at - start) @ along) / length**2
+        if 0 < share < 1 and np.hypot(*(start + share * along - at)) < near * length:
+            return 0.3
+    return 0.18 if both else 0.0
+
+
 def draw_edges(ax: Axes, edges: pd.DataFrame, places: dict[str, np.ndarray], widths: np.ndarray) -> None:
-    """Draw arrows from cause to effect; two that join the same genes are bent apart."""
+    """Draw arrows from cause to effect; two that join the same genes, or pass over a third, are bent apart."""
     pairs = list(zip(edges["cause"], edges["effect"], strict=True))
     both_ways = {(a, b) for a, b in pairs} & {(b, a) for a, b in pairs}
     room = np.sqrt(STYLE["node"]) / 2 + 2
     for pair, width in zip(pairs, widths, strict=True):
         cause, effect = tuple(places[pair[0]]), tuple(places[pair[1]])
-        bend = "arc3,rad=0.18" if pair in both_ways else "arc3,rad=0"
+        others = [at for gene, at in places.items() if gene not in pair]
+        bend = f"arc3,rad={_turn(cause, effect, others, both=pair in both_ways)}"
         look: dict[str, Any] = {
             "linewidth": width,
             "mutation_scale": 8 + 2 * width,
