@@ -231,12 +231,43 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-trees", action="store_true")
     parser.add_argument("--out", type=Path, help="folder for CSV tables")
+    parser.add_argument("--page", type=Path, help="only write this page from the tables in --out")
     return parser.parse_args()
+
+
+def write_page(tables: Path, page: Path) -> None:
+    """Write the docs page from the CSV tables of earlier runs."""
+    lines = [
+        "# Benchmark: causes on real networks",
+        "",
+        "Screens simulated from real networks, which no weights were trained on; made by `python -m benchmarks.tcd`.",
+        "All numbers but seconds are percent. *Column* scores rank the effects of a regulator: a ranking that ignores",
+        "the target has AUROC 50. *Row* scores rank the causes of a target, which finding hubs is enough for: see",
+        "`row_auroc_shuffled`, the row AUROC after the scores were handed to other targets. `column_auroc_blind` is one",
+        "list of effects for all regulators. `fnr1`, `fnr2`, `fnr3`: share of causes missed by distance, at the true",
+        "number of pairs.",
+        "",
+    ]
+    for path in sorted(tables.glob("tcd_*.csv")):
+        frame = pd.read_csv(path, index_col="method")
+        frame = frame[[c for c in COLUMNS if c in frame]].round(1)
+        _, network, half, fidelity = path.stem.split("_")
+        lines += [f"## {network}, half-response {half}, {fidelity} fidelity", ""]
+        lines += ["| method | " + " | ".join(frame.columns) + " |", "|---" * (frame.shape[1] + 1) + "|"]
+        for method, row in frame.iterrows():
+            name = str(method).replace("|", "\\|")
+            lines.append(f"| {name} | " + " | ".join("" if np.isnan(v) else f"{v:g}" for v in row) + " |")
+        lines.append("")
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text("\n".join(lines))
 
 
 def main() -> None:
     """Simulate, measure, score, print."""
     args = arguments()
+    if args.page:
+        write_page(args.out, args.page)
+        return
     for half in args.half_response:
         start, sampling = time.perf_counter(), args.sampling or ("published" if half == "refit" else "steady")
         clean = simulate(args.network, half, sampling, args.seed, cells=10 if args.network == "ecoli" else 5)
