@@ -198,7 +198,7 @@ def sachs() -> AnnData:
 
 
 def ecoli_network() -> pd.DataFrame:
-    """Transcriptional network of *E. coli* (RegulonDB 6.7), as published, with self-loops and cycles.
+    """Transcriptional network of Escherichia coli (RegulonDB 6.7), as published, with self-loops and cycles.
 
     Returns
     -------
@@ -216,7 +216,7 @@ def ecoli_network() -> pd.DataFrame:
 
 
 def yeast_network() -> pd.DataFrame:
-    """Transcriptional network of *S. cerevisiae* (Balaji 2006), as published, with cycles and without signs.
+    """Transcriptional network of yeast (Balaji 2006), as published, with cycles and without signs.
 
     Returns
     -------

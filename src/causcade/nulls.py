@@ -115,7 +115,7 @@ def empirical_pvalues(observed: ArrayLike, null: ArrayLike) -> Floats:
     observed
         Any shape; higher is more extreme.
     null
-        (n_draws, *observed.shape).
+        The draws along a first axis, before the axes of `observed`.
 
     Returns
     -------
