@@ -62,6 +62,9 @@ def test_unknown_attribute_names_what_is_there() -> None:
         ({"values": "raw"}, ValueError, "values must be"),
         ({"batch_key": "bach"}, KeyError, "bach.*batch"),
         ({"perturbation_key": "pert", "control": "control", "layer": "cnts"}, KeyError, "cnts"),
+        ({"sep": "_"}, ValueError, r"\.uns\['regimes'\] are used, so sep would be ignored"),
+        ({"min_cells": 3, "gene_symbols": "x"}, ValueError, "so gene_symbols, min_cells would be ignored"),
+        ({"targets": {"G01": ["G02"]}}, ValueError, "so targets would be ignored"),
     ],
 )
 def test_bad_setup_gives_our_message_and_changes_nothing(
@@ -170,6 +173,19 @@ def test_from_pretrained_keeps_an_earlier_setup(screen: Any, tiny_weights: Path)
     assert TCD.from_pretrained(tiny_weights, screen, layer=None).registry["setup_args"]["layer"] is None
 
 
+def test_from_pretrained_ignores_no_argument(screen: Any, tiny_weights: Path) -> None:
+    with pytest.raises(ValueError, match="min_cells would be ignored"):
+        TCD.from_pretrained(tiny_weights, screen, min_cells=3)
+
+
+def test_load_repeats_any_setup(screen: Any, tmp_path: Path) -> None:
+    model = model_of(screen, perturbation_key="pert", control="control", min_cells=3)
+    setup = model.registry["setup_args"]
+    setup["perturbation_key"] = setup["control"] = None  # as with the columns of CELLxGENE, which need no key
+    model.save(str(tmp_path / "m"))
+    assert TCD.load(str(tmp_path / "m"), screen.copy(), accelerator="cpu").is_trained
+
+
 def test_from_pretrained_reads_the_files_of_pretraining(screen: Any, tiny_weights: Path) -> None:
     model = TCD.from_pretrained(tiny_weights, screen)
     assert model.is_trained
@@ -189,7 +205,7 @@ def test_flipped_bit_is_found(screen: Any, tmp_path: Path) -> None:
 def test_weights_of_another_model_are_refused(screen: Any, tiny_weights: Path) -> None:
     config = json.loads((tiny_weights / "config.json").read_text()) | {"model": "AVICI"}
     (tiny_weights / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="are of a AVICI, not of a TCD"):
+    with pytest.raises(RuntimeError, match="is of a model 'AVICI'; only weights of 'TCD'"):
         TCD.from_pretrained(tiny_weights, screen)
 
 

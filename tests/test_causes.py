@@ -41,7 +41,7 @@ def test_scores_are_those_of_the_network(screen, weights):
         expected = weights.net(pair_features(read_screen(screen).stats()).block(every, every)[None])[0].numpy()
     np.testing.assert_allclose(out.mean, expected, atol=1e-4)
     assert (out.count == 2).all()
-    np.testing.assert_allclose(out.sd, 0, atol=1e-4)
+    assert np.isnan(out.sd).all()  # one set holds all genes, so draws are alike and say nothing of the spread
     for part in (out.mean, out.sd, out.knockout_t, out.popularity, out.correlation):
         assert part.dtype == np.float32
     assert out.pvalue is None
@@ -103,7 +103,7 @@ def test_half_samples_give_a_spread(screen, weights):
     plain = run(screen, weights, [1, 5])
     np.testing.assert_array_equal(out.mean, plain.mean)
     assert (out.sd > 0).all()
-    assert out.sd.mean() > 10 * plain.sd.mean()
+    assert np.isnan(plain.sd).all()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         more = screen[np.repeat(np.arange(156), 8)].copy()  # more cells, less spread
@@ -119,7 +119,7 @@ def test_half_samples_come_in_pairs(screen, weights, monkeypatch):
         causcade.causes, "score_pairs", lambda *a, **k: (seen.append(k["n_draws"]), ensemble(*a, **k))[1]
     )
     run(screen, weights, [1], replace(QUIET, n_half=3, n_null=2))
-    assert seen == [2, 1, 1, 1, 1, 1, 1]
+    assert seen == [2, 1, 1, 1, 1, 2, 2]  # null screens are scored as the real one
 
 
 def test_one_draw_without_halves_has_no_spread(screen, weights):
@@ -149,10 +149,35 @@ def test_null(screen, tiny_weights, tiny_cell_weights, network):
         assert ((part > 0) & (part <= 1)).all()
     assert out.pvalue[1, 0] == out.pvalue[5, 1] == out.fdr[1, 0] == 1  # a gene and itself
     assert out.pvalue.min() >= np.float32(1 / (1 + 3 * 31))
-    keep = np.arange(32) != 1
-    order = np.argsort(-out.mean[keep, 0])
-    for part in (out.pvalue, out.fdr):
-        assert (np.diff(part[keep, 0][order]) >= 0).all()
+    for causes in (np.arange(12), np.arange(12, 32)):  # perturbed or not: pooled apart
+        keep = causes[causes != 1]
+        order = np.argsort(-out.mean[keep, 0])
+        for part in (out.pvalue, out.fdr):
+            assert (np.diff(part[keep, 0][order]) >= 0).all()
+
+
+def test_spread_of_a_linear_score_is_its_standard_error(screen, weights):
+    """The z-score's numerator is linear in the cells; its error from halves is the known one."""
+
+    class Effect(torch.nn.Module):
+        def forward(self, x):
+            return torch.sinh(x[..., 2]) / 3  # the feature is asinh(3 x)
+
+    out = run(screen, replace(weights, net=Effect()), [20], replace(QUIET, n_half=200))
+    cells = read_screen(screen).stats().cells[:12].numpy()
+    control = float((read_screen(screen).codes == 0).sum())
+    expected = np.sqrt(1 / cells + 1 / control)
+    assert 0.75 < np.median(out.sd[:12, 0] / expected) < 1.25
+
+
+def test_no_perturbed_gene_is_said_and_has_no_null(screen, weights):
+    alone = screen[screen.obs["pert"].astype(str) == "control"].copy()
+    with pytest.warns(UserWarning, match="No measured gene was perturbed alone"):
+        data = read_screen(alone)
+    rng = np.random.default_rng(0)
+    score_causes(data, weights, np.array([1]), QUIET, rng)
+    with pytest.raises(ValueError, match="pass n_null=0"):
+        score_causes(data, weights, np.array([1]), replace(QUIET, n_null=2), rng)
 
 
 def test_null_is_the_score_of_permuted_screens(screen, weights):

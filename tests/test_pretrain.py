@@ -78,6 +78,16 @@ def test_recipes_are_read_from_files(tmp_path) -> None:
         Recipe.load(str(path))
 
 
+def test_a_missing_file_steps_and_prior_are_named(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"no recipe file '.*mine\.json'"):
+        Recipe.load(str(tmp_path / "mine.json"))
+    for steps in (0, -1, 2.5):
+        with pytest.raises(ValueError, match=f"steps of recipe 'tiny' must be .* at least 1, not {steps}"):
+            replace(TINY, steps=steps)
+    with pytest.raises(ValueError, match=r"'tiny' has unknown fields \['gene'\]; known are \['genes'"):
+        replace(TINY, prior={"gene": [14, 30]})
+
+
 def test_unknown_names_are_refused_with_those_that_exist() -> None:
     with pytest.raises(ValueError, match=r"'tcd'.*'tcd-grn-expression', 'tcd-grn-umi', 'tcd-paper'"):
         Recipe.load("tcd")
@@ -193,6 +203,14 @@ def test_another_recipe_is_refused_unless_adopted(tmp_path) -> None:
     assert train(TINY, tmp_path, resume=True, adopt=True).step == 6
 
 
+def test_a_run_is_not_overwritten(tmp_path) -> None:
+    train(replace(TINY, steps=2), tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="pass --resume to continue or another --out"):
+        train(replace(TINY, steps=2), tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
 def test_no_time_left_saves_and_stops(tmp_path) -> None:
     assert train(TINY, tmp_path, minutes=0.0).step == 0
     assert (tmp_path / "checkpoint.pt").exists()
@@ -232,3 +250,6 @@ def test_command_line(tmp_path) -> None:
     main([str(path), "--out", str(tmp_path / "out"), "--steps", "2", "--device", "cpu", "--every", "1"])
     main([str(path), "--out", str(tmp_path / "out"), "--steps", "3", "--device", "cpu", "--resume", "--adopt"])
     assert [step for step, *_ in json.loads((tmp_path / "out" / "log.json").read_text())] == [1, 2, 3]
+    with pytest.raises(ValueError, match="not 0"):
+        main([str(path), "--out", str(tmp_path / "none"), "--steps", "0", "--device", "cpu"])
+    assert not (tmp_path / "none").exists()

@@ -104,6 +104,17 @@ def test_truncated(tiny_weights, sealed):
         pretrained.load(tiny_weights)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(tiny_weights, value):
+    from safetensors.torch import load_file, save_file
+
+    stored = load_file(tiny_weights / "model.safetensors")
+    stored["skip.bias"][0] = value
+    save_file(stored, tiny_weights / "model.safetensors")
+    with pytest.raises(RuntimeError, match=r"not finite: skip\.bias"):
+        pretrained.load(tiny_weights)
+
+
 class Bomb:
     def __reduce__(self):
         return (Path.touch, (Path("exploded"),))
@@ -131,6 +142,10 @@ BAD_CONFIGS = {
     "impossible size": ({"sizes": {"width": 8, "heads": 3}}, "cannot be read as weights.*heads"),
     "no heads": ({"sizes": {"width": 8, "heads": 0}}, "cannot be read as weights"),
     "sizes no dict": ({"sizes": 4}, "cannot be read as weights"),
+    "small subset": ({"subset": 1}, r"config\.json: subset must be a whole number of at least 2, not 1"),
+    "subset no int": ({"subset": "96"}, r"config\.json: subset must be .* not '96'"),
+    "no cells": ({"cells": 0}, r"config\.json: cells must be a whole number of at least 1, not 0"),
+    "other model": ({"model": "AVICI"}, r"config\.json is of a model 'AVICI'"),
 }
 
 

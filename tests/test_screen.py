@@ -140,6 +140,11 @@ def test_options_do_what_they_say() -> None:
         ({"depth": -1.0}, "depth"),
         ({"efficacy": 2.0}, "at most 1"),
         ({"n_genes": 0}, "0"),
+        ({"n_genes": 10.0}, "n_genes must be a whole number; got 10.0"),
+        ({"n_control": 60.5}, "n_control must be a whole number"),
+        ({"cells_per_perturbation": "4"}, "cells_per_perturbation must be a whole number; got '4'"),
+        ({"n_perturbations": 5.0}, "n_perturbations must be a whole number"),
+        ({"n_types": True}, "n_types must be a whole number"),
     ],
     ids=str,
 )

@@ -191,3 +191,42 @@ def test_groups(screen, column):
 def test_values_must_be_known(screen):
     with pytest.raises(ValueError, match="values must be 'counts'"):
         read_screen(screen, values="tpm")
+
+
+def relabelled(screen, change):
+    """The screen with other labels, and its regimes found anew."""
+    screen.obs["pert"] = [change(i, label) for i, label in enumerate(screen.obs["pert"].astype(str))]
+    return screen
+
+
+def test_a_combination_with_an_unmeasured_gene_is_no_single_perturbation(screen):
+    relabelled(screen, lambda i, x: f"AAA+{x}" if x == "G03" and i % 2 else x)  # AAA is not measured
+    pp.regimes(screen, "pert", "control")
+    data = read_screen(screen)
+    stats = data.stats()
+    assert stats.cells[3] == 4  # the cells of G03 alone, not those of AAA+G03
+    alone = read_screen(screen[~screen.obs["pert"].str.contains("AAA")].copy())
+    assert stats.cells[3] == alone.stats().cells[3]
+
+
+def test_guides_of_one_gene_count_together_even_if_the_first_is_empty(screen):
+    relabelled(screen, lambda i, x: f"{x}-{'a' if i % 8 == 4 else 'b'}" if x == "G03" else x)
+    guides = {"G03-a": ["G03"], "G03-b": ["G03"], **{f"G{g:02d}": f"G{g:02d}" for g in range(12)}}
+    with pytest.warns(UserWarning):  # one guide has a single cell
+        pp.regimes(screen, "pert", "control", targets=guides)
+    assert read_screen(screen).stats().cells[3] == 7
+
+
+def test_perturbations_apart_from_controls_are_named(screen):
+    screen.obs["place"] = ["far" if x == "G03" else "near" for x in screen.obs["pert"].astype(str)]
+    with pytest.warns(UserWarning, match=r"1 perturbations share no group of \.obs\['place'\].*'G03'"):
+        read_screen(screen, batch_key="place")
+
+
+def test_halves_keep_the_reference_of_the_whole(screen):
+    few = screen[np.r_[0:40, 60:156]].copy()  # 40 controls: 20 in a half, below the least number
+    data = read_screen(few)
+    half, _ = data.halves(data.moments(), np.random.default_rng(0))
+    assert torch.equal(
+        data.stats(half).z, causcade.screendata.pair_stats(half, torch.from_numpy(data.single), controls=True).z
+    )

@@ -147,6 +147,11 @@ def test_paper_preset_has_the_published_size(screen: Any) -> None:
         ({"preset": "large"}, "preset must be one of"),
         ({"widht": 8}, "Unknown sizes.*widht.*width"),
         ({"preset": "paper", "paths": 2}, "Unknown sizes.*paths"),
+        ({"width": 0}, "width must be a whole number of at least 1, not 0"),
+        ({"layers": -1}, "layers must be a whole number of at least 1"),
+        ({"hidden": 8.0}, "hidden must be a whole number of at least 1, not 8.0"),
+        ({"paths": -1}, "paths must be a whole number of at least 0"),
+        ({"preset": "paper", "heads": 0}, "heads must be"),
         ({"subset": 2}, "subset must be a whole number of at least 3"),
         ({"rng": -1}, "bad rng"),
     ],
@@ -174,3 +179,14 @@ def test_unknown_gene_and_bad_numbers(screen: Any) -> None:
         model.get_causes("G01", n_draws=0)
     with pytest.raises(ValueError, match="accelerator"):
         model.train(accelerator="tpu")
+
+
+def test_tl_reads_the_data_as_the_model_was_set_up(screen, tiny_weights) -> None:
+    screen.layers["counts"] = screen.X.copy()
+    screen.X = np.zeros_like(screen.X)
+    model = TCD.from_pretrained(tiny_weights, screen, layer="counts", batch_key="batch")
+    tl.causes(screen, ["G02"], model=model, n_half=0, progress_bar=False)
+    assert screen.uns["causes"]["params"]["layer"] == "counts"
+    assert screen.uns["causes"]["params"]["batch_key"] == "batch"
+    expected = model.get_causes(["G02"], progress_bar=False)
+    np.testing.assert_array_equal(screen.varm["causes"], expected.to_numpy())

@@ -194,3 +194,19 @@ def test_view(screen, tiny_weights):
 
 def test_whole_numbers_may_be_expression(screen, tiny_weights):
     assert_equal_scores(scores(screen.copy(), tiny_weights), scores(screen, tiny_weights, values="expression"))
+
+
+def test_other_entries_of_uns_are_not_overwritten(screen, tiny_weights):
+    screen.uns["causes"] = "mine"
+    with pytest.raises(ValueError, match="pass another key_added"):
+        tl.causes(screen, "G01", model=tiny_weights, progress_bar=False)
+    assert screen.uns["causes"] == "mine"
+
+
+def test_a_class_is_no_model(screen, tiny_weights):
+    class Model:
+        def as_weights(self):
+            raise AssertionError
+
+    with pytest.raises(ValueError, match="not the class Model"):
+        tl.causes(screen, "G01", model=Model, progress_bar=False)

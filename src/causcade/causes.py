@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -110,8 +111,14 @@ def score_causes(
     stats = screen.stats(whole)
     out = _ensemble(screen, stats, weights, targets, settings, rng, settings.n_draws)
     mean, sd, count = out.mean, out.sd, out.count
-    if settings.n_half and weights.config["network"] == "pairs":
-        sd = _half_sample_spread(screen, whole, weights, targets, settings, rng)
+    if weights.config["network"] == "pairs":
+        if settings.n_half:
+            sd = _half_sample_spread(screen, whole, weights, targets, settings, rng)
+        elif screen.n_genes <= (settings.size or int(weights.config["subset"])):
+            sd = np.full_like(mean, np.nan)  # every draw is the same set
+    elif screen.n_groups > 1:
+        note = "batch_key has no effect on cell networks (preset 'paper'); only the baselines use it."
+        warnings.warn(note, UserWarning, stacklevel=3)
     pvalue = fdr = None
     if settings.n_null:
         pvalue, fdr = _against_null(screen, mean, weights, targets, settings, rng)
@@ -162,17 +169,19 @@ def _half_sample_spread(
     settings: Settings,
     rng: np.random.Generator,
 ) -> Floats:
-    """Spread of the scores over half-samples of the cells.
+    """Approximate standard error of the scores, from complementary halves of the cells.
 
-    A half-sample varies around the full sample as the full sample varies around the truth, so this is the standard
-    error of the score without any correction.
+    A quarter of the squared difference between two halves has the variance of the whole as its mean, were the score
+    linear in the data.  It is not: halves hold less evidence, which makes this too large rather than too small.
     """
-    scores = []
+    squares = []
     for _ in range(-(-settings.n_half // 2)):
-        for half in screen.halves(whole, rng):
-            out = _ensemble(screen, screen.stats(half), weights, targets, settings, rng, 1)
-            scores.append(out.mean)
-    return np.std(scores, axis=0, ddof=1).astype(np.float32)
+        first, second = (
+            _ensemble(screen, screen.stats(half), weights, targets, settings, rng, 1).mean
+            for half in screen.halves(whole, rng)
+        )
+        squares.append((first - second) ** 2 / 4)
+    return np.sqrt(np.mean(squares, axis=0)).astype(np.float32)
 
 
 def _against_null(
@@ -183,14 +192,23 @@ def _against_null(
     settings: Settings,
     rng: np.random.Generator,
 ) -> tuple[Floats, Floats]:
-    """Empirical p values and FDR against screens whose labels are permuted within groups."""
+    """Empirical p values and FDR against screens whose labels are permuted within groups.
+
+    Null scores are pooled over the causes of an effect, apart for causes that were perturbed and those that were not.
+    """
+    if not (screen.single >= 0).any():
+        msg = "n_null permutes perturbations, but no measured gene was perturbed alone; pass n_null=0."
+        raise ValueError(msg)
     null = []
     for _ in range(settings.n_null):
         codes = nulls.permute_codes(screen.codes, groups=screen.groups, rng=rng).astype(np.int64)
         permuted = replace(screen, codes=codes)  # the cell network reads its labels from there
-        null.append(_ensemble(permuted, permuted.stats(), weights, targets, settings, rng, 1).mean)
+        null.append(_ensemble(permuted, permuted.stats(), weights, targets, settings, rng, settings.n_draws).mean)
     wanted = np.arange(screen.n_genes) if targets is None else targets
     keep = np.arange(screen.n_genes)[:, None] != wanted[None]
-    pvalue = nulls.pooled_pvalues(observed, np.stack(null), keep=keep)
-    fdr = nulls.empirical_fdr(observed, np.stack(null), keep=keep)
-    return np.nan_to_num(pvalue, nan=1.0).astype(np.float32), np.nan_to_num(fdr, nan=1.0).astype(np.float32)
+    pvalue, fdr = np.ones_like(observed), np.ones_like(observed)
+    for stratum in ((screen.single >= 0)[:, None] & keep, (screen.single < 0)[:, None] & keep):
+        if stratum.any():
+            pvalue[stratum] = nulls.pooled_pvalues(observed, np.stack(null), keep=stratum)[stratum]
+            fdr[stratum] = nulls.empirical_fdr(observed, np.stack(null), keep=stratum)[stratum]
+    return pvalue, fdr

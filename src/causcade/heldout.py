@@ -157,5 +157,9 @@ def card(config: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]],
     ]
     for kind, methods in scores.items():
         for method, row in methods.items():
-            lines.append(f"| {kind} | {method.replace('|', chr(92) + '|')} | " + " | ".join(f"{v:.1f}" for v in row.values()) + " |")
+            lines.append(
+                f"| {kind} | {method.replace('|', chr(92) + '|')} | "
+                + " | ".join(f"{v:.1f}" for v in row.values())
+                + " |"
+            )
     return "\n".join(lines) + "\n"

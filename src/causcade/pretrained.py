@@ -77,7 +77,7 @@ def load(name: str | Path) -> Weights:
     ValueError
         If there are no such weights.
     RuntimeError
-        If the files are damaged, are a pickle, or do not fit each other.
+        If the files are damaged, are a pickle, do not fit each other, or hold weights that are not finite.
     """
     released = str(name) in available()
     folder = _folder() / str(name) if released else Path(name)
@@ -111,7 +111,19 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if absent:
         msg = f"{folder / 'config.json'} lacks {sorted(absent)}; write it as python -m causcade.pretrain does."
         raise RuntimeError(msg)
+    _check_values(folder / "config.json", config)
     return dict(config)
+
+
+def _check_values(path: Path, config: dict[str, Any]) -> None:
+    if config.get("model", "TCD") != "TCD":
+        msg = f"{path} is of a model {config['model']!r}; only weights of 'TCD' can be read."
+        raise RuntimeError(msg)
+    for name, least in (("subset", 2), ("cells", 1)):
+        value = config.get(name, least)
+        if type(value) is not int or value < least:
+            msg = f"{path}: {name} must be a whole number of at least {least}, not {value!r}."
+            raise RuntimeError(msg)
 
 
 def _build(folder: Path, config: dict[str, Any]) -> nn.Module:
@@ -123,6 +135,9 @@ def _build(folder: Path, config: dict[str, Any]) -> nn.Module:
         first = str(error).splitlines()[0]
         msg = f"{folder / 'model.safetensors'} cannot be read as weights of {config['network']!r}: {first}"
         raise RuntimeError(msg) from error
+    if bad := [name for name, weight in net.state_dict().items() if not weight.isfinite().all()]:
+        msg = f"{folder / 'model.safetensors'} has weights that are not finite: {', '.join(bad[:3])}; train again."
+        raise RuntimeError(msg)
     return net.eval()
 
 

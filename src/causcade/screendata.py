@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -11,9 +12,17 @@ import torch
 from numpy.typing import NDArray
 
 from causcade.expression import Expression, read_expression
-from causcade.regimes import from_adata
+from causcade.regimes import Regimes, from_adata
 from causcade.regimes.labels import suggest
-from causcade.stats import Moments, PairStats, cell_values, log_normalise, pair_stats, single_target_regimes
+from causcade.stats import (
+    MIN_CONTROLS,
+    Moments,
+    PairStats,
+    cell_values,
+    log_normalise,
+    pair_stats,
+    single_target_regimes,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -98,8 +107,9 @@ class ScreenData:
         return out
 
     def stats(self, moments: Moments | None = None) -> PairStats:
-        """Pair statistics of the screen (or of other moments of it)."""
-        return pair_stats(moments or self.moments(), torch.from_numpy(self.single))
+        """Pair statistics of the screen (or of other moments of it, with the reference of the whole screen)."""
+        controls = int((self.codes == 0).sum()) >= MIN_CONTROLS
+        return pair_stats(moments or self.moments(), torch.from_numpy(self.single), controls=controls)
 
     def halves(self, whole: Moments, rng: np.random.Generator) -> tuple[Moments, Moments]:
         """Moments of a random half of the cells, dealt within every regime, and of the other half."""
@@ -184,16 +194,58 @@ def read_screen(
     if source.minimum < 0:
         msg = f"{source.where} holds negative values ({source.minimum:g}): give counts, or log-normalised values >= 0."
         raise ValueError(msg)
-    single = single_target_regimes(regimes.target_index, source.n_genes)
+    codes, single = _singles(regimes, source.n_genes)
+    groups = _read_groups(adata, batch_key)
+    _warn_about_design(regimes, codes, single, groups, batch_key)
     return ScreenData(
         np.asarray(adata.var_names.astype(str)),
-        regimes.codes.astype(np.int64),
-        _read_groups(adata, batch_key),
+        codes,
+        groups,
         single,
         len(regimes),
         values,
         source,
     )
+
+
+def _singles(regimes: Regimes, n_genes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Codes with all regimes of one gene (guides) joined, and the regime that perturbs each gene alone.
+
+    A combination is never one, whether its other targets are measured or not.
+    """
+    alone = [
+        index if len(names) == 1 else index[:0]
+        for names, index in zip(regimes.targets, regimes.target_index, strict=True)
+    ]
+    single = single_target_regimes(alone, n_genes)
+    place = np.arange(len(regimes))
+    for regime, genes in enumerate(alone):
+        if len(genes):
+            place[regime] = single[genes[0]]
+    codes = np.where(regimes.codes >= 0, place[regimes.codes], -1).astype(np.int64)
+    used = np.isin(single, codes[codes > 0])
+    return codes, np.where(used, single, -1)
+
+
+def _warn_about_design(
+    regimes: Regimes, codes: NDArray[np.int64], single: NDArray[np.int64], groups: NDArray[np.int64], key: str | None
+) -> None:
+    """Say what this screen cannot tell."""
+    if not (single >= 0).any():
+        note = (
+            "No measured gene was perturbed alone, so scores rest on correlations and their direction is mostly a "
+            "guess. See cc.get.regimes(adata) for what the labels hit."
+        )
+        warnings.warn(note, UserWarning, stacklevel=4)
+    with_control = np.unique(groups[codes == 0])
+    apart = [r for r in np.unique(single[single >= 0]) if not np.isin(groups[codes == r], with_control).any()]
+    if apart:
+        names = [str(regimes.names[r]) for r in apart[:5]]
+        note = (
+            f"{len(apart):,} perturbations share no group of .obs[{key!r}] (batch_key) with control cells: {names}. "
+            "Their effects cannot be told from those of the batch."
+        )
+        warnings.warn(note, UserWarning, stacklevel=4)
 
 
 def _read_groups(adata: AnnData, key: str | None) -> NDArray[np.int64]:

@@ -204,7 +204,7 @@ def single_target_regimes(targets: Sequence[np.ndarray], n_genes: int) -> np.nda
     return out
 
 
-def pair_stats(moments: Moments, single: Tensor) -> PairStats:
+def pair_stats(moments: Moments, single: Tensor, *, controls: bool | None = None) -> PairStats:
     """Pair statistics of a screen.
 
     Parameters
@@ -213,6 +213,9 @@ def pair_stats(moments: Moments, single: Tensor) -> PairStats:
         Sums over the cells.
     single
         ``(n_genes,)`` regime that perturbs each gene alone, -1 = none (:func:`single_target_regimes`).
+    controls
+        Whether the controls alone are the reference, or all other cells; ``None`` = controls if there are
+        :data:`MIN_CONTROLS`.
 
     Raises
     ------
@@ -243,11 +246,12 @@ def pair_stats(moments: Moments, single: Tensor) -> PairStats:
     own = single.clamp(min=0)
     has = (single >= 0) & (by_regime[own] > 0)
     cells = torch.where(has, by_regime[own], torch.zeros_like(by_regime[own]))
-    z, effect = _effect(centred, by_regime, own, spread)
+    controls = bool(by_regime[0] >= MIN_CONTROLS) if controls is None else controls
+    z, effect = _effect(centred, by_regime, own, spread, controls=controls)
     rate = m.group_detected / by_group.clamp(min=1)[:, None]
     detected = (m.detected - m.cells @ rate) / by_regime.clamp(min=1)[:, None]
     rate_spread = ((by_group[:, None] * rate * (1 - rate)).sum(0) / n).clamp(min=0).sqrt()
-    z_detected, _ = _effect(detected, by_regime, own, rate_spread)
+    z_detected, _ = _effect(detected, by_regime, own, rate_spread, controls=controls)
     z_nonzero = _nonzero(m, rate, group_mean, own)
     residual = _correlation(resid, floor)
     f32, rows = torch.float32, has[:, None]
@@ -271,11 +275,11 @@ def pair_stats(moments: Moments, single: Tensor) -> PairStats:
     )
 
 
-def _effect(mean: Tensor, cells: Tensor, own: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+def _effect(mean: Tensor, cells: Tensor, own: Tensor, spread: Tensor, *, controls: bool) -> tuple[Tensor, Tensor]:
     """z-score and standardised difference of each gene's own regime against the reference."""
     n = cells.sum()
     safe = torch.where(spread > 1e-6, spread, torch.inf)
-    if cells[0] >= MIN_CONTROLS:
+    if controls:
         reference, size = mean[0], cells[0]
         difference = mean[own] - reference
     else:  # group-centred means of all cells sum to zero

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,8 @@ def causes(
         A released name (:func:`causcade.pretrained.available`), a folder with weights, or a
         :class:`causcade.models.TCD`.
     layer
-        Layer with the values; ``None`` = ``.X``.
+        Layer with the values; ``None`` = ``.X``. What is left at its default here and in the next two is taken from
+        the model's ``setup_anndata`` when ``model`` is an object of the same data.
     values
         What they are: ``"counts"`` (raw, whole), ``"expression"`` (non-negative, linear scale) or ``"log"``
         (log-normalised). Never guessed.
@@ -74,10 +75,11 @@ def causes(
     n_draws
         How many times the genes are dealt into sets.
     n_half
-        Half-samples of the cells that give the spread (an even number; 0 = spread over the draws alone).
+        Halves of the cells that give the spread (an even number; 0 = spread over the draws alone).
     n_null
         Permutations of the perturbation labels for p values and FDR; 0 = none. The null keeps all correlations and
-        breaks all effects: it asks whether the perturbations support the cause.
+        breaks all effects: the rate is that of a screen in which *no* perturbation does anything. Where some do, a
+        hub's effects lift all of its pairs, and more of the calls are false than the FDR says (``benchmarks.null``).
     subset_size
         Genes in a set; ``None`` = what the model was trained with.
     n_anchors
@@ -104,8 +106,8 @@ def causes(
     `.varm["causes"]` : float32 (n_vars, k)
         Mean logit that the row gene is a cause of the column gene; 0 is a probability of one half.
     `.varm["causes_sd"]`, `.varm["causes_n_draws"]` : (n_vars, k)
-        Standard error from half-samples of the cells (NaN without half-samples and with one draw), and the number of
-        sets that scored the pair.
+        Approximate standard error from halves of the cells (rather too large; NaN where there is no spread), and the
+        number of sets that scored the pair.
     `.varm["causes_pvalue"]`, `.varm["causes_fdr"]` : float32 (n_vars, k)
         With ``n_null`` only.
     `.varm["causes_knockout_t"]` : float32 (n_vars, k)
@@ -139,6 +141,7 @@ def causes(
         msg = f"key_added and regimes_key are both {key_added!r}: the scores would overwrite the regimes; change one."
         raise ValueError(msg)
     _check_writable(adata)
+    _check_free(adata, key_added)
     settings = Settings(
         _at_least(n_draws, 1, "n_draws"),
         _at_least(n_half, 0, "n_half"),
@@ -152,12 +155,13 @@ def causes(
     _at_least(n_top, 1, "n_top")
     gen = _generator(rng)
     weights = _weights(model)
+    layer, values, batch_key, regimes_key = _as_set_up(model, adata, layer, values, batch_key, regimes_key)
     screen = read_screen(adata, layer=layer, values=values, batch_key=batch_key, regimes_key=regimes_key)
     targets = None if genes is None else screen.find(_names(genes))
     scores = score_causes(screen, weights, targets, settings, gen)
     names = screen.genes if targets is None else screen.genes[targets]
     params = _describe(layer, values, batch_key, regimes_key, settings, rng)
-    params["subset_size"] = settings.size or int(weights.config["subset"])
+    params |= {"subset_size": settings.size or int(weights.config["subset"]), "n_top": int(n_top)}
     result = {
         "names": np.asarray([str(n) for n in names], dtype=object),
         "model": weights.name,
@@ -176,7 +180,8 @@ def _describe(
         "layer": "X" if layer is None else layer,
         "values": values,
         "batch_key": batch_key or "",
-        "n_half": settings.n_half,
+        "n_draws": settings.n_draws,
+        "n_half": settings.n_half + settings.n_half % 2,
         "n_null": settings.n_null,
         "n_anchors": settings.n_anchors,
         "regimes_key": regimes_key,
@@ -188,6 +193,29 @@ def _describe(
     if isinstance(rng, int | np.integer):
         params["rng"] = int(rng) if rng < 2**63 else str(rng)  # files hold 64 bits
     return params
+
+
+def _check_free(adata: AnnData, key: str) -> None:
+    """Refuse to overwrite what is no earlier result."""
+    there = adata.uns.get(key)
+    if there is not None and not (isinstance(there, Mapping) and {"names", "weights"} <= set(there)):
+        msg = f".uns[{key!r}] holds something that cc.tl.causes did not write; pass another key_added."
+        raise ValueError(msg)
+
+
+def _as_set_up(
+    model: Any, adata: AnnData, layer: str | None, values: Values, batch_key: str | None, regimes_key: str
+) -> tuple[str | None, Values, str | None, str]:
+    """Take what was left at its default from the ``setup_anndata`` of a model of the same data."""
+    if getattr(model, "adata", None) is not adata:
+        return layer, values, batch_key, regimes_key
+    args = model._setup_args()
+    return (
+        args["layer"] if layer is None else layer,
+        args["values"] if values == "counts" else values,
+        args["batch_key"] if batch_key is None else batch_key,
+        args["regimes_key"] if regimes_key == _keys.REGIMES else regimes_key,
+    )
 
 
 def _write(
@@ -235,10 +263,11 @@ def _sparse(values: np.ndarray, keep: np.ndarray) -> sparse.csr_matrix:
 def _weights(model: Any) -> Weights:
     if isinstance(model, str | Path):
         return pretrained.load(model)
-    if hasattr(model, "as_weights"):
+    if hasattr(model, "as_weights") and not isinstance(model, type):
         found: Weights = model.as_weights()
         return found
-    msg = f"model must be a released name, a folder or a TCD, not {type(model).__name__}."
+    what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+    msg = f"model must be a released name, a folder or a TCD object, not {what}."
     raise ValueError(msg)
 
 

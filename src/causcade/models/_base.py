@@ -103,7 +103,7 @@ class CausalModel(BaseModelClass):
             Annotated data. Later steps need this very object, not a copy of it.
         perturbation_key, control, sep, gene_symbols, targets, min_cells
             As in :func:`causcade.pp.regimes`. Without `perturbation_key` and `control` the regimes that are already
-            in ``.uns[regimes_key]`` are used.
+            in ``.uns[regimes_key]`` are used, and the other four of these arguments are refused.
         layer
             Layer with the values; ``None`` = ``.X``.
         values
@@ -125,7 +125,8 @@ class CausalModel(BaseModelClass):
         KeyError
             If a column or the layer is missing.
         ValueError
-            If labels or values are unusable, or `adata` is a view. ``adata`` is unchanged after any error.
+            If labels or values are unusable, an argument would be ignored, or `adata` is a view. ``adata`` is unchanged
+            after any error.
 
         Warns
         -----
@@ -138,8 +139,11 @@ class CausalModel(BaseModelClass):
             msg = f"{cls.__name__}.setup_anndata needs an AnnData of its own, not a view: adata = adata.copy() first."
             raise ValueError(msg)
         notes: list[str] = []
+        parse = perturbation_key is not None or control is not None or regimes_key not in adata.uns
+        if not parse and "source_registry" not in kwargs:  # a saved model repeats what it was set up with
+            _check_unused(regimes_key, sep=sep, gene_symbols=gene_symbols, targets=targets, min_cells=min_cells)
         with ExitStack() as undo:
-            if perturbation_key is not None or control is not None or regimes_key not in adata.uns:
+            if parse:
                 parsed = read_obs(
                     adata, perturbation_key, control, sep=sep, gene_symbols=gene_symbols, targets=targets,
                     min_cells=min_cells,
@@ -310,6 +314,22 @@ class CausalModel(BaseModelClass):
 
 def _to_bytes(net: nn.Module) -> bytes:
     return to_safetensors({name: weight.cpu().contiguous() for name, weight in net.state_dict().items()})
+
+
+def _check_unused(key: str, *, sep: str | None, gene_symbols: str | None, targets: Any, min_cells: int) -> None:
+    """Refuse arguments that only making regimes anew would use."""
+    given = {
+        "sep": sep != "+",
+        "gene_symbols": gene_symbols is not None,
+        "targets": targets is not None,
+        "min_cells": min_cells != 2,
+    }
+    if ignored := [name for name, is_given in given.items() if is_given]:
+        msg = (
+            f"The regimes in .uns[{key!r}] are used, so {', '.join(ignored)} would be ignored. Pass perturbation_key and "
+            f"control to make them anew, or leave {', '.join(ignored)} out."
+        )
+        raise ValueError(msg)
 
 
 def _restore(adata: AnnData, key: str, before: Any) -> None:

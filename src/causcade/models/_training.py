@@ -72,8 +72,8 @@ def like_screen(
     n_groups
         Batches or cell types the analyst knows; 1 = none.
     """
-    alone = [len(genes) == 1 for genes in regimes.target_index]
-    perturbed = {int(genes[0]) for genes in regimes.target_index if len(genes) == 1}
+    alone = [len(t) == len(i) == 1 for t, i in zip(regimes.targets, regimes.target_index, strict=True)]
+    perturbed = {int(i[0]) for i, single in zip(regimes.target_index, alone, strict=True) if single}
     sizes = regimes.n_cells[np.asarray(alone) & (regimes.n_cells > 0)]
     cells = int(np.median(sizes)) if len(sizes) else None
     coverage = len(perturbed) / n_genes

@@ -98,7 +98,7 @@ class TCD(CausalModel):
     Raises
     ------
     ValueError
-        If the preset or a size is unknown, or `adata` was not set up.
+        If the preset or a size is unknown, a size is out of range, or `adata` was not set up.
 
     Examples
     --------
@@ -315,13 +315,15 @@ class TCD(CausalModel):
         return pd.DataFrame(scores.mean, index=pd.Index(screen.genes), columns=pd.Index(columns))
 
 
-def _network(name: str, sizes: dict[str, Any], rng: int | np.random.Generator | None) -> nn.Module:
+def _network(kind: str, sizes: dict[str, Any], rng: int | np.random.Generator | None) -> nn.Module:
     """Untrained network; torch's global generator is left as it was."""
-    network, config = NETWORKS[name]
+    network, config = NETWORKS[kind]
     known = [f.name for f in fields(config)]
     if unknown := sorted(set(sizes) - set(known)):
         msg = f"Unknown sizes {unknown}; this preset has {known}."
         raise ValueError(msg)
+    for name in (f.name for f in fields(config) if type(f.default) is int and f.name in sizes):
+        _at_least(sizes[name], 0 if name == "paths" else 1, name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(numpy_generator(rng).integers(2**31)))
         net: nn.Module = network(config(**sizes))

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     recipe = Recipe.load(args.recipe)
-    if args.steps:
+    if args.steps is not None:
         recipe = replace(recipe, steps=args.steps)
     run(
         recipe, args.out, minutes=args.minutes, device=args.device, resume=args.resume, adopt=args.adopt,

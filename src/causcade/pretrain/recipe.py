@@ -49,6 +49,11 @@ class Recipe:
         Of everything.
     use
         What the weights are for, in a few words.
+
+    Raises
+    ------
+    ValueError
+        If `steps` is below 1, or `prior` has fields that :class:`ScreenPrior` has not.
     """
 
     name: str
@@ -72,6 +77,15 @@ class Recipe:
     seed: int = 0
     use: str = ""
 
+    def __post_init__(self) -> None:
+        if type(self.steps) is not int or self.steps < 1:
+            msg = f"steps of recipe {self.name!r} must be a whole number of at least 1, not {self.steps!r}."
+            raise ValueError(msg)
+        known = list(ScreenPrior.__dataclass_fields__)
+        if unknown := sorted(set(self.prior) - set(known)):
+            msg = f"The prior of recipe {self.name!r} has unknown fields {unknown}; known are {known}."
+            raise ValueError(msg)
+
     @classmethod
     def load(cls, name_or_path: str) -> Recipe:
         """Read a bundled recipe by name, or a JSON file.
@@ -83,6 +97,9 @@ class Recipe:
         """
         path = Path(name_or_path)
         if path.suffix == ".json":
+            if not path.is_file():
+                msg = f"There is no recipe file {str(path)!r}; give the path of a .json file, or a bundled name."
+                raise ValueError(msg)
             return cls._from_text(path.read_text())
         folder = resources.files("causcade") / "recipes"
         names = sorted(p.name.removesuffix(".json") for p in folder.iterdir() if p.name.endswith(".json"))

@@ -151,9 +151,19 @@ class Trainer:
 
 
 def run(recipe: Recipe, out: Path, *, minutes: float, device: str, resume: bool, adopt: bool, every: int) -> Trainer:
-    """Train until the recipe's steps or the minutes are used up, saving every ``every`` steps."""
+    """Train until the recipe's steps or the minutes are used up, saving every ``every`` steps.
+
+    Raises
+    ------
+    ValueError
+        If `out` holds a run and `resume` is false, or the run of another recipe and `adopt` is false.
+    """
+    there = (out / "checkpoint.pt").exists()
+    if there and not resume:
+        msg = f"{out} already holds the checkpoint of a run; pass --resume to continue or another --out."
+        raise ValueError(msg)
     trainer = Trainer(recipe, device)
-    if resume and (out / "checkpoint.pt").exists():
+    if there:
         trainer.load(out, adopt=adopt)
     logger.info("%s: step %d of %d on %s", recipe.name, trainer.step, recipe.steps, device)
     start, spent, recent = time.monotonic(), trainer.seconds, []  # type: ignore[var-annotated]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def screen(
     from causcade.simulate._random import torch_generator
 
     wanted = n_genes if n_perturbations is None else n_perturbations
-    _check(n_genes, n_control, cells_per_perturbation, wanted)
+    _check(n_genes, n_control, cells_per_perturbation, wanted, n_types)
     gen = torch_generator(rng)
     adjacency = graphs.random_graph(n_genes, kind=kind, edges_per_gene=edges_per_gene, rng=gen)
     perturbed = torch.randperm(n_genes, generator=gen)[:wanted].sort().values
@@ -129,8 +130,13 @@ def screen(
     return adata
 
 
-def _check(n_genes: int, n_control: int, cells: int, wanted: int) -> None:
-    for what, number in {"n_control": n_control, "cells_per_perturbation": cells}.items():
+def _check(n_genes: int, n_control: int, cells: int, wanted: int, n_types: int) -> None:
+    sizes = {"n_control": n_control, "cells_per_perturbation": cells}
+    for what, number in {"n_genes": n_genes, **sizes, "n_perturbations": wanted, "n_types": n_types}.items():
+        if isinstance(number, bool) or not isinstance(number, Integral):
+            msg = f"{what} must be a whole number; got {number!r}."
+            raise ValueError(msg)
+    for what, number in sizes.items():
         if number < 1:
             msg = f"{what} must be at least 1; got {number}."
             raise ValueError(msg)
