@@ -207,10 +207,9 @@ def compare_per_target(w: pretrained.Weights, job: Job, shared: Scores, shared_s
         looped[:, k] = score_network(w, job, targets=np.array([target]), draws=5, anchors=20, size=None)[:, 0]
     seconds = (time.perf_counter() - start) / len(some)
     truth = job.truth[:, some]
-    keep = np.arange(len(truth))[:, None] != some[None]
     ways = {"shared": (shared[:, some], shared_seconds / len(job.truth)), "per target, anchors": (looped, seconds)}
     for way, (scores, each) in ways.items():
-        row, ap = (np.nanmean(metrics.per_target(truth, scores, m, keep=keep)) for m in ("auroc", "ap"))
+        row, ap = (np.nanmean(metrics.per_target(truth, scores, m, effects=some)) for m in ("auroc", "ap"))
         print(
             f"{w.name}, {way}: row AUROC {100 * row:.1f}, AP {100 * ap:.1f} on {len(some)} targets, {each:.3f} s/target"
         )

@@ -228,5 +228,5 @@ def test_halves_keep_the_reference_of_the_whole(screen):
     data = read_screen(few)
     half, _ = data.halves(data.moments(), np.random.default_rng(0))
     assert torch.equal(
-        data.stats(half).z, causcade.screendata.pair_stats(half, torch.from_numpy(data.single), controls=True).z
+        data.stats(half).z, causcade.screendata.pair_stats(half, torch.from_numpy(data.single), against_control=True).z
     )

@@ -108,8 +108,8 @@ class ScreenData:
 
     def stats(self, moments: Moments | None = None) -> PairStats:
         """Pair statistics of the screen (or of other moments of it, with the reference of the whole screen)."""
-        controls = int((self.codes == 0).sum()) >= MIN_CONTROLS
-        return pair_stats(moments or self.moments(), torch.from_numpy(self.single), controls=controls)
+        enough = int((self.codes == 0).sum()) >= MIN_CONTROLS
+        return pair_stats(moments or self.moments(), torch.from_numpy(self.single), against_control=enough)
 
     def halves(self, whole: Moments, rng: np.random.Generator) -> tuple[Moments, Moments]:
         """Moments of a random half of the cells, dealt within every regime, and of the other half."""

@@ -204,7 +204,7 @@ def single_target_regimes(targets: Sequence[np.ndarray], n_genes: int) -> np.nda
     return out
 
 
-def pair_stats(moments: Moments, single: Tensor, *, controls: bool | None = None) -> PairStats:
+def pair_stats(moments: Moments, single: Tensor, *, against_control: bool | None = None) -> PairStats:
     """Pair statistics of a screen.
 
     Parameters
@@ -213,7 +213,7 @@ def pair_stats(moments: Moments, single: Tensor, *, controls: bool | None = None
         Sums over the cells.
     single
         ``(n_genes,)`` regime that perturbs each gene alone, -1 = none (:func:`single_target_regimes`).
-    controls
+    against_control
         Whether the controls alone are the reference, or all other cells; ``None`` = controls if there are
         :data:`MIN_CONTROLS`.
 
@@ -246,12 +246,12 @@ def pair_stats(moments: Moments, single: Tensor, *, controls: bool | None = None
     own = single.clamp(min=0)
     has = (single >= 0) & (by_regime[own] > 0)
     cells = torch.where(has, by_regime[own], torch.zeros_like(by_regime[own]))
-    controls = bool(by_regime[0] >= MIN_CONTROLS) if controls is None else controls
-    z, effect = _effect(centred, by_regime, own, spread, controls=controls)
+    against_control = bool(by_regime[0] >= MIN_CONTROLS) if against_control is None else against_control
+    z, effect = _effect(centred, by_regime, own, spread, against_control=against_control)
     rate = m.group_detected / by_group.clamp(min=1)[:, None]
     detected = (m.detected - m.cells @ rate) / by_regime.clamp(min=1)[:, None]
     rate_spread = ((by_group[:, None] * rate * (1 - rate)).sum(0) / n).clamp(min=0).sqrt()
-    z_detected, _ = _effect(detected, by_regime, own, rate_spread, controls=controls)
+    z_detected, _ = _effect(detected, by_regime, own, rate_spread, against_control=against_control)
     z_nonzero = _nonzero(m, rate, group_mean, own)
     residual = _correlation(resid, floor)
     f32, rows = torch.float32, has[:, None]
@@ -275,11 +275,13 @@ def pair_stats(moments: Moments, single: Tensor, *, controls: bool | None = None
     )
 
 
-def _effect(mean: Tensor, cells: Tensor, own: Tensor, spread: Tensor, *, controls: bool) -> tuple[Tensor, Tensor]:
+def _effect(
+    mean: Tensor, cells: Tensor, own: Tensor, spread: Tensor, *, against_control: bool
+) -> tuple[Tensor, Tensor]:
     """z-score and standardised difference of each gene's own regime against the reference."""
     n = cells.sum()
     safe = torch.where(spread > 1e-6, spread, torch.inf)
-    if controls:
+    if against_control:
         reference, size = mean[0], cells[0]
         difference = mean[own] - reference
     else:  # group-centred means of all cells sum to zero
