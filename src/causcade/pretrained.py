@@ -12,19 +12,13 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from causcade.nn.cells import CellStream, CellStreamConfig
-from causcade.nn.pair_stream import PairStream, PairStreamConfig
+from causcade.pretrain.recipe import NETWORKS
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
 __all__ = ["Weights", "available", "load", "table"]
-
-_NETWORKS: dict[str, tuple[type[nn.Module], type]] = {
-    "pairs": (PairStream, PairStreamConfig),
-    "cells": (CellStream, CellStreamConfig),
-}
 
 
 @dataclass(frozen=True)
@@ -100,13 +94,13 @@ def load(name: str | Path) -> Weights:
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text())
-        known = config["network"] in _NETWORKS
+        known = config["network"] in NETWORKS
         absent = {"sizes", "subset", *(["cells"] if config["network"] == "cells" else [])} - set(config)
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{folder / 'config.json'} is no config of causcade weights ({error})."
         raise RuntimeError(msg) from error
     if not known:
-        msg = f"{folder / 'config.json'} asks for network {config['network']!r}; known are {sorted(_NETWORKS)}."
+        msg = f"{folder / 'config.json'} asks for network {config['network']!r}; known are {sorted(NETWORKS)}."
         raise RuntimeError(msg)
     if absent:
         msg = f"{folder / 'config.json'} lacks {sorted(absent)}; write it as python -m causcade.pretrain does."
@@ -127,7 +121,7 @@ def _check_values(path: Path, config: dict[str, Any]) -> None:
 
 
 def _build(folder: Path, config: dict[str, Any]) -> nn.Module:
-    network, sizes = _NETWORKS[config["network"]]
+    network, sizes = NETWORKS[config["network"]]
     try:
         net = network(sizes(**config["sizes"]))
         net.load_state_dict(load_file(folder / "model.safetensors"))
