@@ -143,7 +143,7 @@ class Trainer:
         self.average = state["average"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
-        self.stages = state.get("stages", [[state["recipe"], 0]])
+        self.stages = state["stages"]
         if state["recipe"] != self.recipe.digest():
             self.stages = [*self.stages, [self.recipe.digest(), self.step]]
         if (folder / "log.json").exists():
