@@ -57,6 +57,7 @@ def _save_untrained(folder: Path, network: str, subset: int) -> Path:
     from safetensors.torch import save_file
 
     from causcade.nn.cells import CellStream, CellStreamConfig
+    from causcade.nn.differential import Differential, DifferentialConfig
     from causcade.nn.pair_stream import PairStream, PairStreamConfig
 
     with torch.random.fork_rng(devices=[]):
@@ -64,11 +65,24 @@ def _save_untrained(folder: Path, network: str, subset: int) -> Path:
         if network == "pairs":
             net: Any = PairStream(PairStreamConfig(width=8, layers=1, heads=2, hidden=16, paths=2))
             torch.nn.init.normal_(net.head[-1].weight)  # it starts at zero, which would hide the layers from tests
+        elif network == "differential":
+            sizes = {
+                "width": 8,
+                "heads": 2,
+                "hidden": 8,
+                "structure_layers": 1,
+                "difference_layers": 1,
+                "paths": 2,
+                "local": 4,
+            }
+            net = Differential(DifferentialConfig(**sizes))
         else:
             net = CellStream(CellStreamConfig(width=4, layers=1, heads=2, hidden=8))
     folder.mkdir()
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, folder / "model.safetensors")
     config = {"network": network, "sizes": net.config.to_dict(), "subset": subset, "cells": 40}
+    if network == "differential":
+        config["model"] = "CDN"
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
@@ -83,6 +97,12 @@ def tiny_weights(tmp_path: Path) -> Path:
 def tiny_cell_weights(tmp_path: Path) -> Path:
     """Folder of an untrained cell network."""
     return _save_untrained(tmp_path / "tiny-cells", "cells", 40)
+
+
+@pytest.fixture
+def tiny_target_weights(tmp_path: Path) -> Path:
+    """Folder of an untrained differential network."""
+    return _save_untrained(tmp_path / "tiny-differential", "differential", 40)
 
 
 def _state(value: Any) -> Any:

@@ -27,13 +27,18 @@ def call_all_pairs(adata, weights, **how) -> None:
     call_causes(adata, weights, **{"genes": None, **how})
 
 
+def call_targets(adata, weights, **how) -> None:
+    tl.targets(adata, **{"perturbations": ["G01"], "model": weights, "n_draws": 1, "progress_bar": False, **how})
+
+
 #: Entry points: add new functions here.
 CALLS: dict[str, Callable[..., None]] = {
     "pp.regimes": call_regimes,
     "tl.causes": call_causes,
     "tl.causes, all pairs": call_all_pairs,
+    "tl.targets": call_targets,
 }
-CAUSES = ("tl.causes", "tl.causes, all pairs")
+CAUSES = ("tl.causes", "tl.causes, all pairs", "tl.targets")  # what is read is checked alike
 
 
 def put(value: float, cell: int = 7, gene: int = 3) -> Callable[[Any], Any]:
@@ -175,7 +180,13 @@ BAD_ARGUMENTS = {
 
 
 @pytest.fixture
-def refused(screen, tiny_weights, fingerprint, monkeypatch):
+def weights_of(tiny_weights, tiny_target_weights):
+    """Weights that fit an entry point."""
+    return lambda call: tiny_target_weights if call == "tl.targets" else tiny_weights
+
+
+@pytest.fixture
+def refused(screen, weights_of, fingerprint, monkeypatch):
     """Make a call that must fail, and compare the AnnData before and after."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
@@ -186,7 +197,7 @@ def refused(screen, tiny_weights, fingerprint, monkeypatch):
         adata = screen if changed is None else changed
         before = fingerprint(adata)
         with pytest.raises(kind, match=text) as caught:
-            CALLS[call](adata, tiny_weights, **how)
+            CALLS[call](adata, weights_of(call), **how)
         assert type(caught.value) is kind
         assert fingerprint(adata) == before
 
@@ -230,14 +241,14 @@ def test_fingerprint_sees_every_slot(screen, fingerprint):
         assert len(before) == n + 2, n
 
 
-def test_view_of_a_backed_file(screen, tiny_weights, tmp_path):
+def test_view_of_a_backed_file(screen, weights_of, tmp_path):
     import anndata as ad
 
     screen.write_h5ad(tmp_path / "a.h5ad")
     backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
-    for call in CALLS.values():
+    for name, call in CALLS.items():
         with pytest.raises(ValueError, match="Load it first"):
-            call(backed[:, :20], tiny_weights)
+            call(backed[:, :20], weights_of(name))
     backed.file.close()
 
 

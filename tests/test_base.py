@@ -205,7 +205,7 @@ def test_flipped_bit_is_found(screen: Any, tmp_path: Path) -> None:
 def test_weights_of_another_model_are_refused(screen: Any, tiny_weights: Path) -> None:
     config = json.loads((tiny_weights / "config.json").read_text()) | {"model": "AVICI"}
     (tiny_weights / "config.json").write_text(json.dumps(config))
-    with pytest.raises(RuntimeError, match="is of a model 'AVICI'; only weights of 'TCD'"):
+    with pytest.raises(RuntimeError, match="is of a model 'AVICI'"):
         TCD.from_pretrained(tiny_weights, screen)
 
 

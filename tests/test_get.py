@@ -217,3 +217,166 @@ def test_regimes_is_a_copy() -> None:
     assert adata.uns["mine"]["table"]["name"].tolist() == ["ctrl", "A", "B"]
     with pytest.raises(KeyError, match=r"\.uns\['regimes'\]\. There are regimes under 'mine'.*Run cc.pp.regimes"):
         cc.get.regimes(adata)
+
+
+# --- targets ------------------------------------------------------------------------------------------------------
+
+PERTURBATIONS = ["A", "B+C", "drug", "lost"]
+LOGIT = np.array([[1, 2, 5, 0], [4, 2, 4, 0], [3, 0, 3, 0], [np.nan, 9, np.nan, 0], [-2, 1, 1, 0]], dtype=np.float32)
+LFC = np.array([[-9, 1, 0, 0], [2, -1, 3, 0], [2, 0, 1, 0], [50, 1, 99, 0], [-1, 0.5, -3, 0]], dtype=np.float32)
+
+
+@pytest.fixture
+def hits() -> ad.AnnData:
+    """Targets of four perturbations of genes A to E: one gene, two genes, a drug on D, a gene that is not measured."""
+    out = ad.AnnData(np.ones((10, 5), dtype=np.float32), var=pd.DataFrame(index=GENES))
+    out.obs["pert"] = [name for name in ["ctrl", *PERTURBATIONS] for _ in range(2)]
+    cc.pp.regimes(out, "pert", "ctrl", targets={"drug": ["D"], "lost": ["ZZZ"]})
+    out.varm["targets"] = LOGIT
+    out.varm["targets_sd"] = np.abs(LOGIT) / 10
+    out.varm["targets_lfc"] = LFC
+    out.varm["targets_wilcoxon"] = np.where(np.arange(5)[:, None] == 2, np.nan, -LFC)  # nothing is known of C
+    out.varm["targets_fused"] = LOGIT + np.array([[0, 0, 0, 0], [0, 1, 0, 0], [9, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    params = {"regimes_key": "regimes", "masked": False}
+    out.uns["targets"] = {"names": np.array(PERTURBATIONS, dtype=object), "model": "fake", "params": params}
+    return out
+
+
+def test_targets_are_what_the_arrays_say(hits: ad.AnnData) -> None:
+    table = cc.get.targets(hits, "A")
+    assert (
+        list(table.columns)
+        == (
+            "perturbation gene rank score probability sd lfc lfc_rank wilcoxon wilcoxon_rank fused fused_rank known"
+        ).split()
+    )
+    assert table["perturbation"].unique().tolist() == ["A"]
+    assert table["gene"].tolist() == ["B", "C", "A", "E"]  # D was no candidate
+    assert table["rank"].tolist() == [1, 2, 3, 4]
+    np.testing.assert_allclose(table["probability"], expit([4, 3, 1, -2]), rtol=1e-6)
+    np.testing.assert_allclose(table["sd"], [0.4, 0.3, 0.1, 0.2], rtol=1e-6)
+    assert table["lfc_rank"].tolist() == [2, 2, 1, 4]  # by size, a tie shares the best, and D's 50 does not count
+    np.testing.assert_equal(table["wilcoxon"].to_numpy(), [-2, np.nan, 9, 1])
+    np.testing.assert_equal(table["wilcoxon_rank"].to_numpy(), [2, np.nan, 1, 3])
+    assert table["fused_rank"].tolist() == [2, 1, 3, 4]
+    assert table["known"].tolist() == [False, False, True, False]
+    assert table["known"].dtype == bool
+
+
+def test_targets_of_several_in_the_order_asked_for(hits: ad.AnnData) -> None:
+    assert cc.get.targets(hits)["perturbation"].unique().tolist() == PERTURBATIONS
+    table = cc.get.targets(hits, ["drug", "C+B", "drug"], n_top=np.int64(3))  # parts in any order
+    assert table[["perturbation", "gene", "known"]].to_numpy().tolist() == [
+        ["drug", "A", False],
+        ["drug", "B", False],
+        ["drug", "C", False],
+        ["B+C", "D", False],
+        ["B+C", "A", False],
+        ["B+C", "B", True],
+    ]
+    assert table.index.tolist() == list(range(6))
+    whole = cc.get.targets(hits, "A").head(2)
+    pd.testing.assert_frame_equal(cc.get.targets(hits, "A", n_top=2), whole)
+
+
+def test_targets_leave_out_what_is_not_there(hits: ad.AnnData) -> None:
+    hits.varm["targets_pvalue"], hits.varm["targets_fdr"] = np.abs(LOGIT) / 100, np.abs(LOGIT) / 50
+    for part in ("sd", "wilcoxon", "fused"):
+        del hits.varm[f"targets_{part}"]
+    del hits.uns["regimes"]
+    table = cc.get.targets(hits, "A", n_top=1)
+    columns = ["perturbation", "gene", "rank", "score", "probability", "pvalue", "fdr", "lfc", "lfc_rank"]
+    assert list(table.columns) == columns
+    np.testing.assert_allclose(table[["pvalue", "fdr"]], [[0.04, 0.08]], rtol=1e-6)
+
+
+def test_targets_after_dropping_genes_and_cells(hits: ad.AnnData) -> None:
+    part = hits[2:, ["E", "B", "A"]]  # no controls are left
+    table = cc.get.targets(part, "A")
+    assert table[["gene", "known"]].to_numpy().tolist() == [["B", False], ["A", True], ["E", False]]
+    assert table["lfc_rank"].tolist() == [2, 1, 3]
+    assert cc.get.targets(hits[:, ["D"]], "A").empty
+    ranks = cc.get.target_ranks(part).set_index(["perturbation", "target"])
+    assert ranks.loc[("B+C", "C"), "missing"] == "not measured"
+    assert ranks.loc[("B+C", "B"), "score_position"] == 2 and ranks.loc[("B+C", "B"), "n_candidates"] == 3
+
+
+def test_target_ranks_by_hand(hits: ad.AnnData) -> None:
+    table = cc.get.target_ranks(hits)
+    assert table["perturbation"].tolist() == ["A", "B+C", "B+C", "drug", "lost"]
+    assert table["target"].tolist() == ["A", "B", "C", "D", "ZZZ"]
+    assert table["n_candidates"].tolist() == [4, 5, 5, 4, 5]
+    assert table["missing"].tolist() == ["", "", "", "no candidate", "not measured"]
+    assert table["trivial"].tolist() == [True, False, False, False, False]  # |LFC| of B is tied; D was no candidate
+    nan = np.nan
+    np.testing.assert_equal(table["score_position"].to_numpy(), [3, 3, 5, nan, nan])  # B ties with A, and loses
+    np.testing.assert_equal(table["lfc_position"].to_numpy(), [1, 3, 5, nan, nan])
+    np.testing.assert_equal(table["wilcoxon_position"].to_numpy(), [1, 3, nan, nan, nan])
+    np.testing.assert_equal(table["fused_position"].to_numpy(), [3, 2, 5, nan, nan])
+    np.testing.assert_allclose(table["score_normalised_rank"], [0.5, 0.6, 0.2, nan, nan])
+    np.testing.assert_allclose(table["lfc_normalised_rank"], [1, 0.6, 0.2, nan, nan])
+    assert table["trivial"].dtype == bool and table["n_candidates"].dtype == np.int64
+
+
+def test_target_ranks_without_targets_or_regimes(hits: ad.AnnData) -> None:
+    hits.uns["targets"]["names"] = np.array(["w", "x", "y", "z"], dtype=object)  # not among the regimes
+    empty = cc.get.target_ranks(hits)
+    assert empty.empty and "fused_normalised_rank" in empty
+    assert not cc.get.targets(hits)["known"].any()
+    hits.uns["targets"]["params"]["regimes_key"] = "other"
+    with pytest.raises(KeyError, match=r"no regimes in \.uns\['other'\].*Run cc.pp.regimes"):
+        cc.get.target_ranks(hits)
+    hits.uns["targets"]["params"]["regimes_key"] = ""  # as for groups of cells
+    assert "known" not in cc.get.targets(hits)
+    with pytest.raises(KeyError, match="of groups of cells"):
+        cc.get.target_ranks(hits)
+
+
+def test_targets_named_by_symbols(hits: ad.AnnData) -> None:
+    hits.var_names = [f"ENSG{i}" for i in range(5)]
+    hits.var["symbol"] = GENES
+    hits.uns["regimes"]["params"]["gene_symbols"] = "symbol"
+    table = cc.get.targets(hits, "A")
+    assert table.loc[table["known"], "gene"].tolist() == ["ENSG0"]
+    assert cc.get.target_ranks(hits)["target"].tolist() == ["ENSG0", "ENSG1", "ENSG2", "ENSG3", "ZZZ"]
+    del hits.var["symbol"]
+    with pytest.raises(KeyError, match="lost the column 'symbol'"):
+        cc.get.targets(hits)
+
+
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+def test_targets_same_after_writing_and_reading(hits: ad.AnnData, tmp_path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    getattr(hits, f"write_{suffix}")(path)
+    back = getattr(ad, f"read_{suffix}")(path)
+    pd.testing.assert_frame_equal(cc.get.targets(back), cc.get.targets(hits))
+    pd.testing.assert_frame_equal(cc.get.target_ranks(back), cc.get.target_ranks(hits))
+
+
+def test_targets_errors(hits: ad.AnnData) -> None:
+    with pytest.raises(KeyError, match=r"under key='t'.*under 'targets': pass key=.*Run cc.tl.targets first"):
+        cc.get.targets(hits, key="t")
+    with pytest.raises(KeyError, match=r"'Drug'.*Close to 'Drug': 'drug'.*Scored: 'A', 'B\+C', 'drug', 'lost'"):
+        cc.get.targets(hits, ["Drug", "A"])
+    with pytest.raises(ValueError, match="perturbation is empty"):
+        cc.get.targets(hits, [])
+    with pytest.raises(ValueError, match="n_top must be a whole number"):
+        cc.get.targets(hits, n_top=0)
+    hits.varm["targets_sd"] = np.ones((5, 3))
+    with pytest.raises(ValueError, match=r"'targets_sd'\] has shape \(5, 3\), but .* names 4"):
+        cc.get.targets(hits)
+
+
+def test_causes_and_targets_are_told_apart(adata: ad.AnnData, hits: ad.AnnData) -> None:
+    with pytest.raises(KeyError, match=r"no cause scores under key='targets'\. Run cc.tl.causes"):
+        cc.get.causes(hits, key="targets")
+    with pytest.raises(KeyError, match=r"no target scores under key='causes'\. Run cc.tl.targets"):
+        cc.get.targets(adata, key="causes")
+
+
+def test_targets_write_nothing(hits: ad.AnnData, fingerprint) -> None:
+    before = fingerprint(hits)
+    table = cc.get.targets(hits)
+    table.loc[:, "score"] = 0
+    cc.get.target_ranks(hits)
+    assert fingerprint(hits) == before

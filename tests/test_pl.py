@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import anndata as ad
 import matplotlib.pyplot as plt
@@ -298,3 +299,217 @@ def test_an_arrow_does_not_run_over_a_third_gene() -> None:
     assert _network._turn((0.0, 0.0), (1.0, 0.0), over, both=False) > 0
     assert _network._turn((0.0, 0.0), (1.0, 0.0), beside, both=False) == 0
     assert _network._turn((0.0, 0.0), (1.0, 0.0), [np.array([1.5, 0.0])], both=False) == 0  # beyond the end
+
+
+# --- targets ------------------------------------------------------------------------------------------------------
+
+LOGIT = np.array([3, np.nan, 1, 2, -1, 0, -2], dtype=np.float32)
+FOLD = np.array([0.2, 9, -4, np.nan, 0.5, -0.1, 0], dtype=np.float32)
+
+
+def hits(perturbations: tuple[str, ...] = ("F", "drug"), *, bare: bool = False) -> ad.AnnData:
+    """Scores of genes A to G; the drug acts on C and E."""
+    out = ad.AnnData(np.ones((6, 7), dtype=np.float32), var=pd.DataFrame(index=GENES))
+    out.obs["pert"] = ["ctrl", "ctrl", "F", "F", "drug", "drug"]
+    cc.pp.regimes(out, "pert", "ctrl", targets={"drug": ["C", "E"]})
+    k = len(perturbations)
+    out.varm["targets"] = np.tile(LOGIT[:, None], k)
+    out.varm["targets_lfc"] = np.tile(FOLD[:, None], k)
+    if not bare:
+        out.varm["targets_sd"] = np.full((7, k), 0.5, dtype=np.float32)
+        out.varm["targets_fdr"] = np.tile(np.array([[0.01], [0], [0.2], [0.1], [np.nan], [0.5], [0.5]]), k)
+        out.varm["targets_wilcoxon"] = np.tile(np.array([[1], [9], [-8], [2], [np.nan], [3], [0]]), k)
+        out.varm["targets_fused"] = out.varm["targets"] * -1
+    params = {"regimes_key": "regimes", "masked": False}
+    out.uns["targets"] = {"names": np.array(perturbations, dtype=object), "model": "fake", "params": params}
+    return out
+
+
+def test_targets_draw_the_table_in_order() -> None:
+    ax = cc.pl.targets(hits(), "drug", n_top=5)
+    assert names(ax) == ["A", "D", "C", "F", "E"]  # B was no candidate
+    assert ax.get_ylim() == (4.5, -0.5)  # best on top
+    assert ax.get_title() == "Targets of drug (top 5 of 6)"
+    assert ax.get_xlabel() == "target score (logit), mean ± sd"
+    drawn = np.concatenate([points(ax, "_t"), points(ax, "_known"), points(ax, "_no_t")])
+    assert drawn[np.argsort(drawn[:, 1])].tolist() == [[3, 0], [2, 1], [1, 2], [0, 3], [-1, 4]]
+    assert sorted(points(ax, "_open")[:, 1]) == [1, 2, 3, 4]  # at 0.1 and above, and without a rate
+
+
+def test_targets_mark_what_is_known() -> None:
+    ax = cc.pl.targets(hits(), "drug", n_top=3)
+    assert points(ax, "_known").tolist() == [[1, 2]]
+    (star,) = [c for c in ax.collections if c.get_label() == "_known"]
+    (dots,) = [c for c in ax.collections if c.get_label() == "_t"]
+    assert len(star.get_paths()[0].vertices) == 11 and star.get_sizes()[0] > dots.get_sizes()[0]
+    assert [label.get_fontweight() for label in ax.get_yticklabels()] == ["normal", "normal", "bold"]
+    entries = ["FDR < 0.1", "FDR ≥ 0.1", "no fold change", "known target", "known target E: rank 5"]
+    assert legend(ax) == entries  # one of the two is too far down to be drawn
+    adata = hits(bare=True)
+    del adata.uns["regimes"]
+    ax = cc.pl.targets(adata[:, ["A", "C"]], "drug")
+    assert legend(ax) == [] and len(points(ax, "_t")) == 2
+
+
+def test_targets_colours_by_fold_change() -> None:
+    ax = cc.pl.targets(hits(), "drug")
+    assert {c.get_clim() for c in ax.collections if c.get_label() in ("_t", "_known")} == {(-1, 1)}
+    assert points(ax, "_no_t").tolist() == [[2, 1]]
+    (bar,) = [a for a in ax.figure.axes if a is not ax]
+    assert bar.get_ylabel() == "log fold change\n(natural log)"
+    assert [t.get_text() for t in bar.get_yticklabels()] == ["≤ −1", "−0.5", "0", "0.5", "1"]
+    only_known = cc.pl.targets(hits()[:, ["C"]], "drug")  # the bar needs no other point
+    assert len(only_known.figure.axes) == 2
+
+
+def test_targets_writes_ranks_by_the_baselines() -> None:
+    ax = cc.pl.targets(hits(), "drug")
+    rows: dict[float, list[str]] = {}
+    for t in ax.texts:
+        rows.setdefault(t.xy[1], []).append(t.get_text())
+    headings = [t.get_text() for t in ax.texts if "rank" in t.get_text()]
+    assert headings == ["rank by\n|LFC|", "rank by\nWilcoxon", "fused\nrank"]
+    assert rows[0] == ["3", "4", "6"]
+    assert rows[2] == ["1", "1", "4"]  # C, by size
+    assert rows[4] == ["2", "–", "2"]  # E
+    assert len(cc.pl.targets(hits(), "drug", baselines=False).texts) == 0
+    assert cc.pl.targets(hits(bare=True), "drug").texts[0].get_text() == "rank by\n|LFC|"
+
+
+@pytest.mark.parametrize("layout", ["constrained", "none"])
+def test_targets_on_given_axes(layout: str) -> None:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(15, 5), layout=layout)
+    assert cc.pl.targets(hits(), "F", ax=left) is left
+    assert cc.pl.targets(hits(), "drug", ax=right, return_fig=True) is figure
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    bar = figure.axes[2].get_window_extent(renderer)
+    texts = [t.get_window_extent(renderer) for t in left.texts]
+    assert len(texts) == 21 and not any(bar.overlaps(box) for box in texts)
+    assert not any(a.overlaps(b) for i, a in enumerate(texts) for b in texts[:i])
+    box = right.get_legend().get_window_extent(renderer)
+    places = right.transData.transform(points(right, "_t"))
+    assert not any(box.contains(*place) for place in places)
+
+
+def test_targets_errors() -> None:
+    with pytest.raises(KeyError, match=r"Run cc.tl.targets first"):
+        cc.pl.targets(hits(), "F", key="other")
+    with pytest.raises(KeyError, match=r"'Drug' were not scored.*Close to 'Drug': 'drug'"):
+        cc.pl.targets(hits(), "Drug")
+    with pytest.raises(ValueError, match=r"2 perturbations were scored: .*'F', 'drug'"):
+        cc.pl.targets(hits())
+    with pytest.raises(ValueError, match="perturbation must be one name"):
+        cc.pl.targets(hits(), ["F", "drug"])
+    with pytest.raises(ValueError, match="n_top must be"):
+        cc.pl.targets(hits(), "F", n_top=0)
+    with pytest.raises(ValueError, match="no candidate targets of 'F'"):
+        cc.pl.targets(hits()[:, ["B"]], "F")
+    assert plt.get_fignums() == []
+    assert cc.pl.targets(hits(("F",))).get_title() == "Targets of F (top 6 of 6)"  # the only one needs no name
+
+
+def ranks() -> pd.DataFrame:
+    """Ranks of four targets among ten candidates, and of one that was none."""
+    table = pd.DataFrame({"perturbation": list("abcde"), "target": list("abcde"), "n_candidates": 10, "missing": ""})
+    table.loc[4, "missing"] = "no candidate"
+    table["trivial"] = [True, False, False, False, False]
+    table["score_position"] = [1, 1, 3, 10, np.nan]
+    table["lfc_position"] = [1, 5, 5, 5, np.nan]
+    table["wilcoxon_position"] = [2, np.nan, 4, 4, np.nan]
+    return table
+
+
+def curve(ax: Axes, label: str) -> tuple[np.ndarray, np.ndarray]:
+    (line,) = [line for line in ax.get_lines() if line.get_label().startswith(label)]
+    return np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+
+
+def at(ax: Axes, label: str, p: float) -> float:
+    x, y = curve(ax, label)
+    return float(y[x <= p + 1e-9][-1])
+
+
+def test_recall_by_hand() -> None:
+    ax = cc.pl.recall_curve(ranks())
+    assert [at(ax, "model", p) for p in (0.05, 0.1, 0.2, 0.3, 0.9, 1)] == [0, 0.5, 0.5, 0.75, 0.75, 1]
+    assert [at(ax, "|log fold", p) for p in (0.1, 0.4, 0.5)] == [0.25, 0.25, 1]
+    assert [at(ax, "Wilcoxon", p) for p in (0.1, 0.2, 0.4, 0.9, 1)] == [0, 0.25, 0.75, 0.75, 1]  # unknown is last
+    assert [at(ax, "chance", p) for p in (0.1, 1)] == [pytest.approx(0.1), 1]
+    assert legend(ax) == ["model (0.72)", "|log fold change| (0.70)", "Wilcoxon (0.60)", "chance (0.55)"]
+    assert ax.get_title() == "Known targets found (n = 4)\n1 more were no candidates"
+    assert ax.get_xscale() == "log" and "%" in ax.get_xlabel()
+
+
+def test_recall_mean_rank_is_that_of_the_table() -> None:
+    adata = hits(("F", "drug"))
+    table = cc.get.target_ranks(adata)
+    ax = cc.pl.recall_curve(adata)
+    assert legend(ax)[0] == f"fake ({table['score_normalised_rank'].mean():.2f})"
+    assert [entry.split(" (")[0] for entry in legend(ax)] == [
+        "fake",
+        "fused",
+        "|log fold change|",
+        "Wilcoxon",
+        "chance",
+    ]
+
+
+def test_recall_of_subsets() -> None:
+    ax = cc.pl.recall_curve(ranks(), subset="non-trivial")
+    assert ax.get_title().startswith("Non-trivial targets found (n = 3)")
+    assert at(ax, "model", 0.1) == pytest.approx(1 / 3)
+    ax = cc.pl.recall_curve(ranks().iloc[:4], subset="trivial")
+    assert ax.get_title() == "Trivial targets found (n = 1)"
+    assert at(ax, "|log fold", 0.1) == 1
+
+
+def test_recall_on_given_axes() -> None:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    assert cc.pl.recall_curve(ranks(), ax=left) is left
+    figure.canvas.draw()
+    box = left.get_legend().get_window_extent()
+    top = left.transData.transform((1, 1))[1]
+    assert box.y0 > top and box.y1 <= left.get_window_extent().y1  # above the curves
+    assert cc.pl.recall_curve(ranks(), ax=right, return_fig=True) is figure
+
+
+def test_recall_errors() -> None:
+    with pytest.raises(ValueError, match=r"subset must be one of 'all', 'trivial', 'non-trivial', got 'hard'"):
+        cc.pl.recall_curve(ranks(), subset="hard")
+    with pytest.raises(ValueError, match=r"lacks n_candidates, trivial, score_position"):
+        cc.pl.recall_curve(pd.DataFrame({"target": ["A"]}))
+    with pytest.raises(ValueError, match=r"of 1 targets 0 were candidates.*0 of these are trivial"):
+        cc.pl.recall_curve(ranks().iloc[4:])
+    with pytest.raises(KeyError, match=r"Run cc.tl.targets first"):
+        cc.pl.recall_curve(fake())
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("name", ["targets", "recall_curve"])
+def test_targets_show_and_return(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = partial(cc.pl.targets, hits(), "F") if name == "targets" else partial(cc.pl.recall_curve, hits())
+    shown = []
+    monkeypatch.setattr(plt, "show", lambda: shown.append(1))
+    assert isinstance(draw(), Axes) and shown == []
+    assert isinstance(draw(return_fig=True), Figure) and shown == []
+    assert draw(show=True) is None and shown == [1]
+    given = plt.figure().add_subplot()
+    assert draw(ax=given) is given and shown == [1]
+
+
+def test_targets_and_recall_write_nothing(fingerprint) -> None:
+    adata = hits()
+    before = fingerprint(adata)
+    cc.pl.targets(adata, "F")
+    cc.pl.recall_curve(adata)
+    assert fingerprint(adata) == before
+    table = ranks()
+    cc.pl.recall_curve(table)
+    pd.testing.assert_frame_equal(table, ranks())
+
+
+def test_lines_of_methods_differ_without_colour() -> None:
+    ax = cc.pl.recall_curve(hits())
+    styles = [line.get_linestyle() for line in ax.get_lines() if not line.get_label().startswith("chance")]
+    assert len(set(styles)) == len(styles) == 4

@@ -11,6 +11,7 @@ import torch
 
 from causcade import pretrained
 from causcade.nn.cells import CellStream
+from causcade.nn.differential import Differential
 from causcade.nn.pair_stream import PairStream
 
 
@@ -50,6 +51,27 @@ def test_weights_are_those_of_the_file(tiny_weights):
     stored = load_file(tiny_weights / "model.safetensors")
     for name, value in pretrained.load(tiny_weights).net.state_dict().items():
         assert torch.equal(value, stored[name])
+
+
+def test_load_a_differential_network(tiny_target_weights):
+    found = pretrained.load(tiny_target_weights)
+    assert isinstance(found.net, Differential)
+    assert found.config["model"] == "CDN"
+    assert isinstance(pretrained.load(tiny_target_weights, model="CDN").net, Differential)
+
+
+def test_only_weights_of_the_model_will_do(released, tiny_weights, tiny_cell_weights, tiny_target_weights):
+    shutil.copytree(seal(tiny_target_weights), released / "cdn")
+    shutil.copytree(seal(tiny_weights), released / "tcd")
+    assert set(pretrained.MODELS) == {"TCD", "CDN"}
+    for folder in (tiny_weights, tiny_cell_weights, "tcd"):
+        assert not isinstance(pretrained.load(folder, model="TCD").net, Differential)
+        with pytest.raises(ValueError, match=r"of a network '(pairs|cells)', not of CDN; use one of \['cdn'\]"):
+            pretrained.load(folder, model="CDN")
+    with pytest.raises(ValueError, match=r"'cdn' are of a network 'differential', not of TCD; use one of \['tcd'\]"):
+        pretrained.load("cdn", model="TCD")
+    with pytest.raises(ValueError, match=r"No model 'GIM' has weights.*'TCD', 'CDN'"):
+        pretrained.load("cdn", model="GIM")
 
 
 def test_nothing_released(released):
@@ -134,7 +156,10 @@ def test_pickles_are_not_read(tiny_weights, tmp_path, monkeypatch, kind):
 
 
 BAD_CONFIGS = {
-    "unknown network": ({"network": "trees"}, r"asks for network 'trees'; known are \['cells', 'pairs'\]"),
+    "unknown network": (
+        {"network": "trees"},
+        r"asks for network 'trees'; known are \['cells', 'differential', 'pairs'\]",
+    ),
     "other network": ({"network": "cells"}, "cannot be read as weights of 'cells'"),
     "other width": ({"sizes": {"width": 16, "layers": 1, "heads": 2, "hidden": 16, "paths": 2}}, "cannot be read"),
     "more layers": ({"sizes": {"width": 8, "layers": 2, "heads": 2, "hidden": 16, "paths": 2}}, "cannot be read"),
@@ -146,6 +171,8 @@ BAD_CONFIGS = {
     "subset no int": ({"subset": "96"}, r"config\.json: subset must be .* not '96'"),
     "no cells": ({"cells": 0}, r"config\.json: cells must be a whole number of at least 1, not 0"),
     "other model": ({"model": "AVICI"}, r"config\.json is of a model 'AVICI'"),
+    "model of another network": ({"model": "CDN"}, r"config\.json is of a model 'CDN' with network 'pairs'"),
+    "model no name": ({"model": ["TCD"]}, r"config\.json is of a model \['TCD'\]"),
 }
 
 

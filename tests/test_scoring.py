@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from causcade.contrasts import Summary, node_features, summarise
 from causcade.nn.cells import CellStream, CellStreamConfig
+from causcade.nn.differential import Differential
 from causcade.pairs import pair_features
 from causcade.pretrained import load
-from causcade.scoring import cell_scorer, pair_scorer
+from causcade.scoring import TargetScorer, cell_scorer, pair_scorer, target_scorer
 from causcade.screendata import read_screen
+from causcade.set_inputs import pair_input, set_input
 
 
 class Spy(nn.Module):
@@ -112,3 +118,158 @@ def test_numbering_of_regimes_does_not_matter(cells, net):
     a = cell_scorer(net, values, codes, single, n_cells=4)(genes, np.random.default_rng(0))
     b = cell_scorer(net, values, new[codes], renumbered, n_cells=4)(genes, np.random.default_rng(0))
     np.testing.assert_array_equal(a, b)
+
+
+# --- targets ------------------------------------------------------------------------------------------------------
+
+GENES = 14
+
+
+def set_of_cells(seed: int, *, moved: int | None = None, genes: int = GENES) -> Summary:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(60, genes)) @ (np.eye(genes) + np.diag(np.full(genes - 1, 0.6), 1))
+    if moved is not None:
+        x[:, moved] += 2
+    return summarise(torch.from_numpy(x).float())
+
+
+@pytest.fixture
+def target_net(tiny_target_weights: Any) -> Differential:
+    net = load(tiny_target_weights).net
+    assert isinstance(net, Differential)
+    return net
+
+
+class Watched(TargetScorer):
+    """Keeps the sizes of what it encodes and the genes of each set that it compares."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.encoded: list[int] = []
+        self.compared: list[np.ndarray] = []
+
+    def _grid(self, cells: Summary, draw: int, rng: np.random.Generator) -> torch.Tensor:
+        self.encoded.append(cells.n)
+        return super()._grid(cells, draw, rng)
+
+    def _compare(self, control: Summary, perturbed: Summary, *args: Any) -> np.ndarray:
+        self.compared.append(control.mean.numpy().copy())
+        return super()._compare(control, perturbed, *args)
+
+
+def test_target_scorer_is_the_network(target_net: Differential) -> None:
+    control, perturbed = set_of_cells(0), set_of_cells(1, moved=3)
+    scorer = TargetScorer(target_net, n_control=2, n_subsets=6)
+    got = scorer.score(scorer.prepare(control), perturbed, np.random.default_rng(5))
+    rng = np.random.default_rng(5)
+    draw = int(rng.integers(2))
+    with torch.inference_mode():
+        before = target_net.encode(set_input([control], 6, np.random.default_rng([17, draw])))
+        after = target_net.encode(set_input([perturbed], 6, rng))
+        expected = target_net.compare(before, after, *pair_input(control, [perturbed]))[0].numpy()
+    np.testing.assert_array_equal(got, expected)
+    assert got.dtype == np.float32
+    assert got.shape == (GENES,)
+
+
+@pytest.mark.parametrize("size", [128, 8], ids=["whole", "dealt"])
+def test_target_scores_depend_on_the_rng_alone(target_net: Differential, size: int) -> None:
+    control, perturbed = set_of_cells(0), set_of_cells(1, moved=3)
+    scorer = TargetScorer(target_net, n_subsets=4, size=size)
+    state = scorer.prepare(control)
+    first = scorer.score(state, perturbed, np.random.default_rng(0))
+    other = scorer.score(state, perturbed, np.random.default_rng(1))
+    torch.rand(5)
+    fresh = TargetScorer(target_net, n_subsets=4, size=size)
+    np.testing.assert_array_equal(fresh.score(fresh.prepare(control), perturbed, np.random.default_rng(0)), first)
+    np.testing.assert_array_equal(scorer.score(state, perturbed, np.random.default_rng(0)), first)
+    assert not np.array_equal(other, first)
+    assert np.isfinite(first).all()
+
+
+def test_control_is_encoded_once(target_net: Differential) -> None:
+    control = replace(set_of_cells(0), n=61)
+    scorer = Watched(target_net, n_control=3, n_subsets=4)
+    state = scorer.prepare(control)
+    assert scorer.encoded == [61, 61, 61]
+    assert len(state.grids) == 3
+    rng = np.random.default_rng(0)
+    for seed in range(4):
+        scorer.score(state, set_of_cells(seed), rng)
+    assert scorer.encoded == [61, 61, 61, *[60] * 4]
+
+
+def test_many_genes_are_dealt_into_sets(target_net: Differential) -> None:
+    control, perturbed = set_of_cells(0), set_of_cells(1, moved=9)
+    scorer = Watched(target_net, n_subsets=4, size=8)
+    state = scorer.prepare(control)
+    assert state.grids == ()
+    assert scorer.encoded == []  # nothing can be done before the sets are known
+    scores = scorer.score(state, perturbed, np.random.default_rng(0))
+    assert np.isfinite(scores).all()
+    anchors = node_features(control, perturbed)[:, 1].abs().argsort(descending=True)[:2].tolist()
+    assert 9 in anchors
+    # a mean tells which gene it is
+    place = {float(m): g for g, m in enumerate(control.mean)}
+    sets = [[place[float(m)] for m in means] for means in scorer.compared]
+    assert len(sets) == 2
+    assert all(len(s) <= 8 for s in sets)
+    assert all(set(anchors) < set(s) for s in sets)
+    dealt = [g for s in sets for g in s if g not in anchors]
+    assert sorted([*dealt, *anchors]) == list(range(GENES))  # every other gene once
+    assert scorer.encoded == [60] * 4
+
+
+def test_dealt_scores_are_those_of_the_sets(target_net: Differential) -> None:
+    """Anchors get the mean over the sets, all others the score of their one set."""
+    control, perturbed = set_of_cells(0), set_of_cells(1, moved=9)
+    scorer = Watched(target_net, n_control=1, n_subsets=0, size=8)  # no local graphs: nothing else is drawn
+    got = scorer.score(scorer.prepare(control), perturbed, np.random.default_rng(0))
+    place = {float(m): g for g, m in enumerate(control.mean)}
+    total, count = np.zeros(GENES), np.zeros(GENES)
+    for means in scorer.compared:
+        genes = torch.tensor([place[float(m)] for m in means])
+        part = TargetScorer(target_net, n_control=1, n_subsets=0)
+        state = part.prepare(control.genes(genes))
+        total[genes] += part.score(state, perturbed.genes(genes), np.random.default_rng(0))
+        count[genes] += 1
+    assert sorted(set(count)) == [1, 2]
+    np.testing.assert_allclose(got, total / count, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, GENES - 1])
+def test_sets_of_any_size(target_net: Differential, size: int) -> None:
+    scorer = TargetScorer(target_net, n_subsets=2, size=size)
+    scores = scorer.score(scorer.prepare(set_of_cells(0)), set_of_cells(1), np.random.default_rng(0))
+    assert np.isfinite(scores).all()
+
+
+def test_local_graphs_grow_with_the_genes(target_net: Differential, monkeypatch: pytest.MonkeyPatch) -> None:
+    import causcade.scoring as scoring
+
+    asked = []
+    monkeypatch.setattr(scoring, "set_input", lambda sets, n, rng: asked.append(n) or set_input(sets, 2, rng))
+    for genes in (5, 14, 60):
+        TargetScorer(target_net, n_control=1).prepare(set_of_cells(0, genes=genes))
+    TargetScorer(target_net, n_control=1, n_subsets=7).prepare(set_of_cells(0))
+    assert asked == [20, 28, 100, 7]
+
+
+def test_target_scorer_reads_its_config(target_net: Differential) -> None:
+    plain = target_scorer(target_net, {})
+    assert (plain.n_control, plain.n_subsets, plain.size) == (4, None, 128)
+    told = target_scorer(target_net, {"n_subsets": 9, "size": 20}, n_draws=2)
+    assert (told.n_control, told.n_subsets, told.size) == (2, 9, 20)
+
+
+def test_codes_of_a_draw_are_the_same_for_both_sets(target_net: Differential) -> None:
+    coded = Differential(replace(target_net.config, codes=3))
+    scorer, codes, encode = TargetScorer(coded, n_control=2, n_subsets=2), [], coded.encode
+    coded.encode = lambda s, code: codes.append(code) or encode(s, code)  # type: ignore[method-assign]
+    state = scorer.prepare(set_of_cells(0))
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        draw = int(np.random.default_rng(seed).integers(2))
+        scorer.score(state, set_of_cells(1), rng)
+        assert torch.equal(codes[-1], codes[draw])
+    assert not torch.equal(codes[0], codes[1])

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from causcade import get, tl
-from causcade.pretrained import load
+from causcade import get, pp, tl
+from causcade.pretrained import Weights, load
 
 QUICK = {"n_half": 0, "progress_bar": False}
 
@@ -65,7 +65,7 @@ def test_all_pairs(screen, tiny_weights):
 def test_large_results_are_sparse(screen, tiny_weights, monkeypatch):
     tl.causes(screen, model=tiny_weights, **QUICK)
     dense = {key: np.asarray(value) for key, value in screen.varp.items()}
-    monkeypatch.setattr(tl, "_DENSE", 10)
+    monkeypatch.setattr("causcade.tl._causes._DENSE", 10)
     tl.causes(screen, model=tiny_weights, n_top=4, **QUICK)
     for key, value in dense.items():
         stored = screen.varp[key]
@@ -210,3 +210,247 @@ def test_a_class_is_no_model(screen, tiny_weights):
 
     with pytest.raises(ValueError, match="not the class Model"):
         tl.causes(screen, "G01", model=Model, progress_bar=False)
+
+
+# --- targets --------------------------------------------------------------------------------------------------------
+
+
+class Shift:
+    """Stands for the network: the size of the shift of the means."""
+
+    def prepare(self, control):
+        return control
+
+    def score(self, state, perturbed, rng):
+        return (perturbed.mean - state.mean).abs() + 0.01 * rng.random()
+
+
+class Model:
+    def __init__(self, **config):
+        self.config = {"model": "CDN", **config}
+
+    def as_weights(self):
+        return Weights("tiny", None, self.config, "ab" * 32)
+
+
+@pytest.fixture
+def shift(monkeypatch):
+    monkeypatch.setattr("causcade.targets.network_scorer", lambda weights, settings: Shift())
+    return Model()
+
+
+def target_scores(adata, model, *args, **how) -> dict[str, np.ndarray]:
+    tl.targets(adata, *args, model=model, **{"progress_bar": False, **how})
+    return {key: np.asarray(value) for key, value in adata.varm.items()}
+
+
+def test_targets_writes_what_it_says(screen, shift, caplog):
+    before = (screen.X.copy(), list(screen.obs), list(screen.var), list(screen.uns))
+    with caplog.at_level(logging.INFO, logger="causcade"):
+        assert tl.targets(screen, ["G05", "G01"], model=shift, n_null=2, progress_bar=False) is None
+    assert [r.message for r in caplog.records if "tiny@abababababab on cpu" in r.message]
+    sizes = {key: (value.shape, value.dtype.name) for key, value in screen.varm.items()}
+    parts = ["", "_sd", "_pvalue", "_fdr", "_lfc", "_wilcoxon", "_fused"]
+    assert sizes == {f"targets{part}": ((32, 2), "float32") for part in parts}
+    result = screen.uns["targets"]
+    assert list(result["names"]) == ["G05", "G01"]
+    assert (result["model"], result["weights"], result["n_draws"]) == ("tiny", "tiny@abababababab", 4)
+    assert result["params"] == {
+        "layer": "X",
+        "values": "counts",
+        "batch_key": "",
+        "candidates": "auto",
+        "n_candidates": 1000,
+        "min_candidates": 100,
+        "n_draws": 4,
+        "n_half": 0,
+        "n_null": 2,
+        "masked": False,
+        "units": "logit",
+        "regimes_key": "regimes",
+        "rng": 0,
+    }
+    assert np.argmax(screen.varm["targets"], 0).tolist() == [5, 1]
+    np.testing.assert_array_equal(screen.X, before[0])
+    assert (list(screen.obs), list(screen.var), [*before[3], "targets"]) == (*before[1:3], list(screen.uns))
+    assert not screen.varp
+
+
+def test_all_perturbations_in_parts(screen, shift):
+    whole = target_scores(screen.copy(), shift)
+    assert whole["targets"].shape == (32, 12)
+    part = target_scores(screen, shift, ["G04", "G11"])
+    for key, value in part.items():
+        np.testing.assert_array_equal(value, whole[key][:, [4, 11]], err_msg=key)
+
+
+def test_masked_hides_the_target(screen, shift):
+    plain = target_scores(screen.copy(), shift, "G07")
+    masked = target_scores(screen, shift, "G07", masked=True)
+    assert screen.uns["targets"]["params"]["masked"] is True
+    assert abs(masked["targets_lfc"][7, 0]) < 0.3 * abs(plain["targets_lfc"][7, 0])
+    assert np.argmax(plain["targets"][:, 0]) == 7
+
+
+def test_candidates_by_name(screen, shift):
+    scores = target_scores(screen, shift, ["G07"], candidates=["G30", "G07"])
+    assert np.flatnonzero(np.isfinite(scores["targets"][:, 0])).tolist() == [7, 30]
+    assert list(screen.uns["targets"]["params"]["candidates"]) == ["G30", "G07"]
+
+
+def test_two_groups_without_regimes(screen, shift):
+    with_regimes = target_scores(screen.copy(), shift, "G07", candidates="all")
+    del screen.uns["regimes"]
+    scores = target_scores(screen, shift, groups=("control", "G07"), groupby="pert", key_added="mine")
+    assert list(screen.uns["mine"]["names"]) == ["G07"]
+    params = screen.uns["mine"]["params"]
+    assert (params["groupby"], params["reference"], params["regimes_key"]) == ("pert", "control", "")
+    lfc, expected = scores["mine_lfc"], with_regimes["targets_lfc"]
+    assert np.corrcoef(lfc[:, 0], expected[:, 0])[0, 1] > 0.999  # only the library size of the others is missing
+
+
+def test_nothing_of_an_earlier_targets_call_stays(screen, shift):
+    target_scores(screen, shift, n_null=1)
+    again = target_scores(screen, shift, "G01")
+    assert {value.shape for value in again.values()} == {(32, 1)}
+    assert not [key for key in again if key.endswith(("pvalue", "fdr"))]
+
+
+def test_causes_and_targets_keep_apart(screen, shift, tiny_weights):
+    tl.causes(screen, "G01", model=tiny_weights, **QUICK)
+    with pytest.raises(ValueError, match=r"cc\.tl\.targets did not write"):
+        target_scores(screen, shift, key_added="causes")
+    target_scores(screen, shift)
+    with pytest.raises(ValueError, match=r"cc\.tl\.causes did not write"):
+        tl.causes(screen, "G01", model=tiny_weights, key_added="targets", **QUICK)
+    assert "causes" in screen.varm
+
+
+def test_a_model_answers_its_own_question(screen, shift, tiny_weights):
+    with pytest.raises(ValueError, match=r"of a TCD, but cc\.tl\.targets needs a CDN\. They answer cc\.tl\.causes"):
+        target_scores(screen, tiny_weights)
+    with pytest.raises(ValueError, match=r"of a CDN, but cc\.tl\.causes needs a TCD\. They answer cc\.tl\.targets"):
+        tl.causes(screen, "G01", model=shift, **QUICK)
+
+
+def test_what_the_model_was_set_up_with(screen, shift):
+    screen.layers["counts"] = screen.X.copy()
+    screen.X = np.zeros_like(screen.X)
+    shift.adata = screen
+    shift._setup_args = lambda: {
+        "layer": "counts",
+        "values": "counts",
+        "batch_key": "batch",
+        "regimes_key": "regimes",
+    }
+    target_scores(screen, shift, "G05")
+    params = screen.uns["targets"]["params"]
+    assert (params["layer"], params["batch_key"]) == ("counts", "batch")
+    assert np.argmax(screen.varm["targets"][:, 0]) == 5
+
+
+@pytest.mark.parametrize("rng", [7, np.int64(7), np.random.default_rng(7)], ids=["int", "numpy int", "generator"])
+def test_rng_of_targets(screen, shift, rng):
+    a = target_scores(screen.copy(), shift, "G05", rng=7, n_null=1)
+    other = screen.copy()
+    b = target_scores(other, shift, "G05", rng=rng, n_null=1)
+    for key, value in a.items():
+        np.testing.assert_array_equal(value, b[key], err_msg=key)
+    assert other.uns["targets"]["params"].get("rng") == (None if isinstance(rng, np.random.Generator) else 7)
+    assert not np.array_equal(target_scores(screen, shift, "G05", rng=8)["targets"], a["targets"])
+
+
+@pytest.mark.parametrize("case", CONTAINERS)
+def test_container_does_not_matter_for_targets(screen, shift, case):
+    plain = target_scores(screen.copy(), shift, ["G01"], n_draws=1)
+    screen.X = CONTAINERS[case](screen.X)
+    assert_equal_scores(plain, target_scores(screen, shift, ["G01"], n_draws=1))
+
+
+def test_view_and_backed_file(screen, shift, tmp_path):
+    plain = target_scores(screen.copy(), shift, ["G01"])
+    view = screen[:, :]
+    assert_equal_scores(plain, target_scores(view, shift, ["G01"]))
+    assert not view.is_view
+    assert not screen.varm
+    screen.write_h5ad(tmp_path / "a.h5ad")
+    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    assert_equal_scores(plain, target_scores(backed, shift, ["G01"]))
+    backed.file.close()
+
+
+def test_survives_a_file(screen, shift, tmp_path):
+    target_scores(screen, shift, ["G01", "G02"], candidates=["G01", "G02", "G03"])
+    screen.write_h5ad(tmp_path / "a.h5ad")
+    back = ad.read_h5ad(tmp_path / "a.h5ad")
+    for key, value in screen.varm.items():
+        np.testing.assert_array_equal(value, back.varm[key])
+    assert list(back.uns["targets"]["params"]["candidates"]) == ["G01", "G02", "G03"]
+    assert set(back.uns["targets"]["params"]) == set(screen.uns["targets"]["params"])
+    target_scores(back, shift, ["G01"])  # and can be overwritten
+
+
+def test_perturbations_of_few_cells_get_no_column(screen, shift):
+    small = screen[np.r_[0:62, 68:156]].copy()
+    with pytest.warns(UserWarning, match="1 with fewer than 3 usable cells are skipped: 'G00'"):
+        target_scores(small, shift)
+    assert list(small.uns["targets"]["names"]) == [f"G{g:02d}" for g in range(1, 12)]
+    assert small.varm["targets"].shape == (32, 11)
+
+
+BAD_QUESTIONS = {
+    "groups alone": ({"groups": ("a", "b")}, ValueError, "groups=.*groupby=.*together"),
+    "groupby alone": ({"groupby": "pert"}, ValueError, "together"),
+    "both": ({"perturbations": "G01", "groups": ("G01", "G02"), "groupby": "pert"}, ValueError, "either"),
+    "masked groups": ({"masked": True, "groups": ("G01", "G02"), "groupby": "pert"}, ValueError, "groups have none"),
+    "masked": ({"masked": 1}, ValueError, "masked must be True or False"),
+    "group": ({"groups": ("G01", "G99"), "groupby": "pert"}, KeyError, "no group 'G99'"),
+    "perturbation": ({"perturbations": "G99"}, KeyError, "no regime 'G99'"),
+    "candidates": ({"candidates": "some"}, ValueError, "candidates must be 'auto', 'all', 'de' or at least two"),
+    "one candidate": ({"candidates": ["G01"]}, ValueError, "at least two names"),
+    "candidates a number": ({"candidates": 3}, ValueError, "at least two names"),
+    "candidate": ({"candidates": ["G01", "g02"]}, KeyError, r"not in \.var_names: \['g02'\].*'G02'"),
+    "candidates twice": ({"candidates": ["G01", "G01"]}, ValueError, "Genes occur twice"),
+    "n_candidates": ({"n_candidates": 1}, ValueError, "n_candidates must be a whole number of at least 2"),
+    "n_draws": ({"n_draws": 0}, ValueError, "n_draws must be"),
+    "n_half": ({"n_half": -1}, ValueError, "n_half must be"),
+    "n_null": ({"n_null": 1.0}, ValueError, "n_null must be"),
+    "rng": ({"rng": -1}, ValueError, "rng must not be negative"),
+    "key_added": ({"key_added": "a/b"}, ValueError, "key_added must be non-empty text"),
+    "key of the regimes": ({"key_added": "regimes"}, ValueError, "would overwrite the regimes"),
+    "model": ({"model": 3}, ValueError, "a folder or a CDN object, not int"),
+    "no weights": ({"model": "cdn-nothing"}, ValueError, "No weights 'cdn-nothing'"),
+    "layer": ({"layer": "x"}, KeyError, "no layer 'x'"),
+    "regimes": ({"regimes_key": "mine"}, KeyError, r"no regimes in \.uns\['mine'\]"),
+    "batch": ({"batch_key": "bat"}, KeyError, "no column 'bat'"),
+    "values": ({"values": "log"}, ValueError, "look like raw counts"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_QUESTIONS)
+def test_bad_questions_leave_the_data_alone(screen, shift, fingerprint, case):
+    how, kind, text = BAD_QUESTIONS[case]
+    before = fingerprint(screen)
+    with pytest.raises(kind, match=text) as caught:
+        tl.targets(screen, **{"model": shift, "progress_bar": False, **how})
+    assert type(caught.value) is kind
+    assert fingerprint(screen) == before
+
+
+def test_an_error_while_scoring_leaves_the_data_alone(screen, shift, fingerprint, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no more")
+
+    target_scores(screen, shift, "G01")
+    before = fingerprint(screen)
+    monkeypatch.setattr(Shift, "score", fail)
+    with pytest.raises(RuntimeError, match="no more"):
+        target_scores(screen, shift)
+    assert fingerprint(screen) == before
+
+
+def test_drugs_without_known_targets(screen, shift):
+    screen.obs["pert"] = [label.replace("G", "drug ") for label in screen.obs["pert"]]
+    pp.regimes(screen, "pert", "control", targets={})
+    scores = target_scores(screen, shift, "drug 05")
+    assert np.argmax(scores["targets"][:, 0]) == 5

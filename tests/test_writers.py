@@ -38,13 +38,24 @@ def all_pairs(adata, weights, monkeypatch) -> Callable[[Any], pd.DataFrame]:
 
 
 def all_pairs_sparse(adata, weights, monkeypatch) -> Callable[[Any], pd.DataFrame]:
-    monkeypatch.setattr(tl, "_DENSE", 10)
+    monkeypatch.setattr("causcade.tl._causes._DENSE", 10)
     tl.causes(adata, model=weights, n_null=1, n_half=0, n_top=5, progress_bar=False)
     return get.causes
 
 
+def targets(adata, weights, monkeypatch) -> Callable[[Any], pd.DataFrame]:
+    how = {"n_draws": 2, "n_null": 1, "batch_key": "batch", "progress_bar": False}
+    tl.targets(adata, ["G00", "G03"], model=weights, masked=True, key_added="mine", **how)
+    return lambda a: get.targets(a, key="mine")
+
+
+def targets_of_groups(adata, weights, monkeypatch) -> Callable[[Any], pd.DataFrame]:
+    tl.targets(adata, groupby="batch", groups=("a", "b"), model=weights, candidates="de", n_half=2, progress_bar=False)
+    return get.targets
+
+
 #: Everything that writes: each returns how to read the result. Add new functions here.
-WRITERS = [regimes, causes, causes_of_one, all_pairs, all_pairs_sparse]
+WRITERS = [regimes, causes, causes_of_one, all_pairs, all_pairs_sparse, targets, targets_of_groups]
 FORMATS = {"h5ad": ad.read_h5ad, "zarr": ad.read_zarr}
 
 
@@ -80,8 +91,9 @@ def written(adata, suffix, folder):
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("writer", WRITERS, ids=lambda w: w.__name__)
-def test_survives(screen, tiny_weights, tmp_path, monkeypatch, writer, suffix):
-    read = writer(screen, tiny_weights, monkeypatch)
+def test_survives(screen, tiny_weights, tiny_target_weights, tmp_path, monkeypatch, writer, suffix):
+    weights = tiny_target_weights if writer.__name__.startswith("targets") else tiny_weights
+    read = writer(screen, weights, monkeypatch)
     back = written(screen, suffix, tmp_path)
     for slot in ("uns", "varm", "varp", "obs", "var"):
         assert_equal(getattr(screen, slot), getattr(back, slot), slot)

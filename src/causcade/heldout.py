@@ -15,6 +15,8 @@ from torch import nn
 from causcade import metrics
 from causcade.baselines import correlation, knockout_t, popularity
 from causcade.ensemble import score_pairs
+from causcade.heldout_targets import card as target_card
+from causcade.heldout_targets import score_heldout_targets
 from causcade.pairs import pair_features
 from causcade.pretrain import Recipe
 from causcade.pretrained import load
@@ -121,14 +123,23 @@ def release(folder: Path, out: Path, *, n_screens: int = 4) -> None:
         Screens of each kind.
     """
     weights = load(folder)
-    prior = Recipe(**weights.config["recipe"]).screen_prior()
-    scores = score_heldout(weights.net, weights.config, prior, n_screens=n_screens)
-    seen = {f"column AUROC, {kind}": round(methods["TCD"]["column_auroc"], 1) for kind, methods in scores.items()}
+    recipe = Recipe(**weights.config["recipe"])
+    if recipe.network == "differential":
+        scores = score_heldout_targets(weights.net, weights.config, recipe, n_models=2 * n_screens)
+        seen = {f"mAP, {kind}": round(methods["CDN"]["ap"], 1) for kind, methods in scores.items()}
+    else:
+        scores = score_heldout(weights.net, weights.config, recipe.screen_prior(), n_screens=n_screens)
+        seen = {f"column AUROC, {kind}": round(methods["TCD"]["column_auroc"], 1) for kind, methods in scores.items()}
     config = {**weights.config, "sha256": weights.sha256, "scores": seen}
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "model.safetensors", out / "model.safetensors")
     (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    (out / "README.md").write_text(card(config, scores, prior))
+    text = (
+        target_card(config, scores, recipe)
+        if recipe.network == "differential"
+        else card(config, scores, recipe.screen_prior())
+    )
+    (out / "README.md").write_text(text)
 
 
 def card(config: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]], prior: ScreenPrior) -> str:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, cast
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from causcade.contrasts import Summary, node_features
 from causcade.ensemble import SetScore
+from causcade.nn.differential import Differential
 from causcade.pairs import PairFeatures
+from causcade.set_inputs import pair_input, set_input
+
+__all__ = ["Prepared", "TargetScorer", "cell_scorer", "pair_scorer", "target_scorer"]
 
 
 def pair_scorer(net: nn.Module, features: PairFeatures, *, device: torch.device | str = "cpu") -> SetScore:
@@ -80,3 +88,102 @@ def cell_scorer(
         return total
 
     return score
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A control set ready to be compared with many perturbed sets."""
+
+    control: Summary
+    grids: tuple[Tensor, ...]  # of all genes, one per draw; none where genes are dealt into sets
+
+
+def target_scorer(
+    net: nn.Module, config: dict[str, Any], device: torch.device | str = "cpu", *, n_draws: int = 4
+) -> TargetScorer:
+    """Scorer of a differential network as its config says."""
+    return TargetScorer(
+        net, n_control=n_draws, n_subsets=config.get("n_subsets"), size=int(config.get("size", 128)), device=device
+    )
+
+
+class TargetScorer:
+    """Logits that each gene was acted on, by a differential network; every call is one draw of local graphs.
+
+    Parameters
+    ----------
+    net
+        A :class:`causcade.nn.differential.Differential`.
+    n_control
+        Draws of the control's local graphs (and of identity codes) to choose from.
+    n_subsets
+        Local graphs of a set of cells in each draw; None: two for every gene, from 20 to 100.
+    size
+        Most genes the network sees at once. More are dealt into sets, each with the most changed genes in it (a quarter of
+        the set), so time grows linearly with the number of genes and memory not at all.
+    device
+        Where the network runs.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        n_control: int = 4,
+        n_subsets: int | None = None,
+        size: int = 128,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.net = cast("Differential", net.to(device).eval())
+        self.n_control, self.n_subsets, self.size, self.device = n_control, n_subsets, size, device
+
+    def _budget(self, genes: int) -> int:
+        return min(max(2 * genes, 20), 100) if self.n_subsets is None else self.n_subsets
+
+    def _codes(self, genes: int, draw: int) -> Tensor | None:
+        """Identities are the same for the control and every perturbed set of a draw."""
+        generator = torch.Generator(self.device).manual_seed(draw)
+        return self.net.draw_codes(1, genes, generator)
+
+    def _grid(self, cells: Summary, draw: int, rng: np.random.Generator) -> Tensor:
+        given = set_input([cells], self._budget(cells.mean.shape[-1]), rng).to(self.device)
+        return self.net.encode(given, self._codes(cells.mean.shape[-1], draw))
+
+    @torch.inference_mode()
+    def prepare(self, control: Summary) -> Prepared:
+        """Do what depends on the control only, once for all perturbations. Its local graphs have a fixed seed."""
+        if control.mean.shape[-1] > self.size:
+            return Prepared(control, ())
+        grids = (self._grid(control, d, np.random.default_rng([17, d])) for d in range(self.n_control))
+        return Prepared(control, tuple(grids))
+
+    @torch.inference_mode()
+    def score(self, state: Prepared, perturbed: Summary, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Logits of one draw, ``(genes,)``."""
+        draw = int(rng.integers(self.n_control))
+        if state.grids:
+            return self._compare(state.control, perturbed, state.grids[draw], draw, rng)
+        return self._dealt(state.control, perturbed, draw, rng)
+
+    def _compare(
+        self, control: Summary, perturbed: Summary, before: Tensor, draw: int, rng: np.random.Generator
+    ) -> NDArray[np.float32]:
+        after = self._grid(perturbed, draw, rng)
+        contrasts, node = pair_input(control, [perturbed])
+        logits = self.net.compare(before, after, contrasts.to(self.device), node.to(self.device))
+        return logits[0].float().cpu().numpy()
+
+    def _dealt(self, control: Summary, perturbed: Summary, draw: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        genes = control.mean.shape[-1]
+        change = node_features(control, perturbed)[:, 1].abs()
+        order = change.argsort(descending=True).cpu().numpy()
+        anchors, rest = order[: self.size // 4], rng.permutation(order[self.size // 4 :])
+        n_sets = -(-len(rest) // (self.size - len(anchors)))
+        total, count = np.zeros(genes, np.float32), np.zeros(genes, np.float32)
+        for part in np.array_split(rest, n_sets):
+            chosen = np.sort(np.concatenate([anchors, part]))
+            index = torch.from_numpy(chosen)
+            before = self._grid(control.genes(index), draw, rng)
+            total[chosen] += self._compare(control.genes(index), perturbed.genes(index), before, draw, rng)
+            count[chosen] += 1
+        return total / count

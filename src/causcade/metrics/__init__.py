@@ -7,7 +7,8 @@ one list that ignores the target does well on it, and gets exactly 0.5 in column
 :func:`cause_report` gives both, each beside the list that ignores the question and beside shuffled scores.
 
 Tied scores are never broken by position: AUROC counts a tied pair half, average precision steps over whole
-groups of ties (as scikit-learn does), F1 takes the expectation over random tie-breaking.
+groups of ties (as scikit-learn does), F1 takes the expectation over random tie-breaking. The exception is
+:func:`target_rank`, the place of one known target in a list: there, ties count against the target.
 """
 
 from causcade.metrics._calibration import brier, brier_skill, expected_calibration_error
@@ -22,6 +23,7 @@ from causcade.metrics._ranking import (
 )
 from causcade.metrics._report import cause_report
 from causcade.metrics._sortability import r2_sortability, varsortability
+from causcade.metrics._targets import recall_at, recall_curve, target_rank, target_report
 
 __all__ = [
     "auroc",
@@ -36,5 +38,9 @@ __all__ = [
     "per_regulator",
     "per_target",
     "r2_sortability",
+    "recall_at",
+    "recall_curve",
+    "target_rank",
+    "target_report",
     "varsortability",
 ]

@@ -6,17 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from causcade.models.cdn import CDN
     from causcade.models.tcd import TCD
 
-__all__ = ["TCD"]
+__all__ = ["CDN", "TCD"]
 
-_PLACES = {"TCD": "causcade.models.tcd"}
+_PLACES = {"TCD": "causcade.models.tcd", "CDN": "causcade.models.cdn"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _PLACES:
         return getattr(import_module(_PLACES[name]), name)
-    msg = f"module 'causcade.models' has no attribute {name!r}; it has {', '.join(__all__)}"
+    msg = f"module 'causcade.models' has no attribute {name!r}; it has {', '.join(_PLACES)}"
     raise AttributeError(msg)
 
 

@@ -9,7 +9,7 @@ import warnings
 from abc import abstractmethod
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from safetensors.torch import save as to_safetensors
 from scvi import REGISTRY_KEYS
@@ -46,6 +46,9 @@ class CausalModel(BaseModelClass):
     ValueError
         If `adata` was not set up, or is a copy of one that was.
     """
+
+    #: Warnings about the design of a screen that do not concern this model.
+    _unconcerned: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, adata: AnnData) -> None:
         name = type(self).__name__
@@ -151,7 +154,10 @@ class CausalModel(BaseModelClass):
                 notes = parsed.notes
                 undo.callback(_restore, adata, regimes_key, adata.uns.get(regimes_key))
                 adata.uns[regimes_key] = to_uns(parsed)
-            read_screen(adata, layer=layer, values=values, batch_key=batch_key, regimes_key=regimes_key)
+            with warnings.catch_warnings():
+                for text in cls._unconcerned:
+                    warnings.filterwarnings("ignore", text)
+                read_screen(adata, layer=layer, values=values, batch_key=batch_key, regimes_key=regimes_key)
             params = from_adata(adata, regimes_key).params
             cls._register(adata, layer, params, batch_key, setup, kwargs)
             undo.pop_all()
@@ -284,7 +290,7 @@ class CausalModel(BaseModelClass):
             If the files are damaged.
         """
         weights = pretrained.load(name)
-        kind = weights.config.get("model", cls.__name__)
+        kind = weights.config.get("model") or _model_of(weights.config["network"])
         if kind != cls.__name__:
             msg = f"The weights {str(name)!r} are of a {kind}, not of a {cls.__name__}: use causcade.models.{kind}."
             raise ValueError(msg)
@@ -310,6 +316,11 @@ class CausalModel(BaseModelClass):
         """Say what it is; scvi-tools prints instead and returns nothing."""
         state = "trained" if self.is_trained_ else "not trained"
         return f"{self._model_summary_string}, {state}"
+
+
+def _model_of(network: str) -> str:
+    """The model that a network belongs to, for weights that do not say."""
+    return next(model for model, networks in pretrained.MODELS.items() if network in networks)
 
 
 def _to_bytes(net: nn.Module) -> bytes:

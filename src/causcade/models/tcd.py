@@ -11,6 +11,7 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from causcade._checks import at_least
 from causcade._device import pick_device
 from causcade.causes import Settings, score_causes
 from causcade.models._base import CausalModel
@@ -127,8 +128,8 @@ class TCD(CausalModel):
         if preset not in _NETWORK:
             msg = f"preset must be one of {list(_NETWORK)}, not {preset!r}."
             raise ValueError(msg)
-        self.preset, self.subset = preset, _at_least(subset, 3, "subset")
-        self.cells = _at_least(cells, 2, "cells")
+        self.preset, self.subset = preset, at_least(subset, 3, "subset")
+        self.cells = at_least(cells, 2, "cells")
         self.module = self._module_cls(_network(_NETWORK[preset], sizes, rng))
         self._model_summary_string = (
             f"TCD, preset {preset!r}: {adata.n_obs:,} cells x {adata.n_vars:,} genes, "
@@ -220,8 +221,8 @@ class TCD(CausalModel):
         RuntimeError
             If the loss is not finite, or CUDA is asked for and absent.
         """
-        _at_least(max_epochs, 1, "max_epochs")
-        _at_least(num_workers, 0, "num_workers")
+        at_least(max_epochs, 1, "max_epochs")
+        at_least(num_workers, 0, "num_workers")
         device = pick_device(accelerator, devices)
         recipe = Recipe(
             type(self).__name__,
@@ -229,7 +230,7 @@ class TCD(CausalModel):
             sizes=self.net.config.to_dict(),  # type: ignore[operator,union-attr]
             subset=self.subset,
             cells=self.cells,
-            batch=_at_least(batch_size, 1, "batch_size"),
+            batch=at_least(batch_size, 1, "batch_size"),
             lr=lr,
             assays=min(2, batch_size),
             seed=int(numpy_generator(rng).integers(2**31)),
@@ -237,8 +238,8 @@ class TCD(CausalModel):
         prior, design = self._like_mine() if prior is None else (prior, Design())
         data = EpisodeData(
             Episodes(recipe, prior, design, "cpu" if num_workers else device),
-            per_epoch=_at_least(episodes_per_epoch, 1, "episodes_per_epoch"),
-            n_validation=_at_least(n_validation, 1, "n_validation"),
+            per_epoch=at_least(episodes_per_epoch, 1, "episodes_per_epoch"),
+            n_validation=at_least(n_validation, 1, "n_validation"),
             first=self.episodes_,
             num_workers=num_workers,
         )
@@ -299,10 +300,10 @@ class TCD(CausalModel):
         """
         weights = self.as_weights()
         settings = Settings(
-            n_draws=_at_least(n_draws, 1, "n_draws"),
+            n_draws=at_least(n_draws, 1, "n_draws"),
             n_half=0,
-            size=None if subset_size is None else _at_least(subset_size, 3, "subset_size"),
-            n_anchors=_at_least(n_anchors, 0, "n_anchors"),
+            size=None if subset_size is None else at_least(subset_size, 3, "subset_size"),
+            n_anchors=at_least(n_anchors, 0, "n_anchors"),
             stable=stable,
             device=pick_device(accelerator, devices),
             progress_bar=progress_bar,
@@ -323,15 +324,8 @@ def _network(kind: str, sizes: dict[str, Any], rng: int | np.random.Generator | 
         msg = f"Unknown sizes {unknown}; this preset has {known}."
         raise ValueError(msg)
     for name in (f.name for f in fields(config) if type(f.default) is int and f.name in sizes):
-        _at_least(sizes[name], 0 if name == "paths" else 1, name)
+        at_least(sizes[name], 0 if name == "paths" else 1, name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(numpy_generator(rng).integers(2**31)))
         net: nn.Module = network(config(**sizes))
     return net
-
-
-def _at_least(value: int, least: int, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        msg = f"{name} must be a whole number of at least {least}, not {value!r}."
-        raise ValueError(msg)
-    return value

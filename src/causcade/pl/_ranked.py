@@ -1,8 +1,9 @@
-"""Ranked causes of one gene: points with spread, a colour for the knock-out t, ranks by the baselines beside them."""
+"""Ranked genes: points with spread, a colour for how they moved, ranks by the baselines beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,22 +14,61 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
 from causcade import _keys, get
-from causcade.pl._style import STYLE, legend
+from causcade.get._stored import FUSED, LFC, WILCOXON, looks_like_targets, names_of
+from causcade.pl._style import STYLE, legend, legend_height, new_axes
 from causcade.regimes.labels import shorten
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-#: Columns of numbers beside the points, and their headings
-RANKS: Final = {f"rank_{_keys.KNOCKOUT_T}": "rank by\n|t|", f"rank_{_keys.POPULARITY}": "rank by\npopularity"}
-_RANK_PLACES: Final = (22, 68)  # points right of the axes
-_WITH_T, _WITHOUT_T, _OPEN = "_t", "_no_t", "_open"  # labels of the points; "_" keeps them out of legends
-_COLOURS: Final = LinearSegmentedColormap.from_list("knockout_t", [STYLE["down"], STYLE["none"], STYLE["up"]])
+_RANK_PLACES: Final = (22, 68, 114)  # points right of the axes
+_WITH_COLOUR, _NO_COLOUR, _OPEN, _KNOWN = "_t", "_no_t", "_open", "_known"  # of points; "_" keeps them out of legends
+_COLOURS: Final = LinearSegmentedColormap.from_list("up_or_down", [STYLE["down"], STYLE["none"], STYLE["up"]])
 
 
-def table_of_one(adata: AnnData, gene: str | None, key: str) -> pd.DataFrame:
-    """All candidates of one effect gene."""
+@dataclass(frozen=True)
+class Kind:
+    """What a list of genes is of: the columns of its table, and the words for them.
+
+    ``ranks`` are columns of numbers beside the points, and their headings; ``limit`` that of the colours.
+    """
+
+    name: str
+    axis: str
+    ranks: Mapping[str, str]
+    colour: str
+    colour_label: str
+    limit: float
+    uncoloured: str
+
+
+CAUSES: Final = Kind(
+    name="cause",
+    axis="cause score (logit)",
+    ranks={f"rank_{_keys.KNOCKOUT_T}": "rank by\n|t|", f"rank_{_keys.POPULARITY}": "rank by\npopularity"},
+    colour=_keys.KNOCKOUT_T,
+    colour_label="knock-out t",
+    limit=STYLE["t_limit"],
+    uncoloured="never perturbed alone",
+)
+TARGETS: Final = Kind(
+    name="gene",
+    axis="target score (logit)",
+    ranks={
+        f"{LFC}_rank": "rank by\n|LFC|",
+        f"{WILCOXON}_rank": "rank by\nWilcoxon",
+        f"{FUSED}_rank": "fused\nrank",
+    },
+    colour=LFC,
+    colour_label="log fold change\n(natural log)",
+    limit=STYLE["lfc_limit"],
+    uncoloured="no fold change",
+)
+
+
+def causes_of_one(adata: AnnData, gene: str | None, key: str) -> pd.DataFrame:
+    """All candidate causes of one effect gene."""
     if gene is not None and not isinstance(gene, str):
         msg = f"gene must be one name, got {gene!r}. Several genes go into cc.pl.cause_network, or one ax each."
         raise ValueError(msg)
@@ -44,35 +84,81 @@ def table_of_one(adata: AnnData, gene: str | None, key: str) -> pd.DataFrame:
     return table
 
 
-def draw_points(ax: Axes, top: pd.DataFrame) -> None:
-    """Draw one point per candidate, the best in row 0."""
+def targets_of_one(adata: AnnData, perturbation: str | None, key: str) -> pd.DataFrame:
+    """All candidate targets of one perturbation."""
+    if perturbation is not None and not isinstance(perturbation, str):
+        msg = f"perturbation must be one name, got {perturbation!r}. Draw several with one ax each."
+        raise ValueError(msg)
+    if perturbation is None and looks_like_targets(adata, key) and len(names := names_of(adata, key)) > 1:
+        msg = (
+            f"The targets of {len(names):,} perturbations were scored: say which to draw, perturbation= one of "
+            f"{shorten(names)}."
+        )
+        raise ValueError(msg)
+    table = get.targets(adata, perturbation, key=key)
+    if table.empty:
+        of = f" of {perturbation!r}" if perturbation else ""
+        msg = f"There are no candidate targets{of} under key={key!r}: no gene has a score."
+        raise ValueError(msg)
+    return table
+
+
+def draw(ax: Axes | None, table: pd.DataFrame, kind: Kind, *, n_top: int, baselines: bool, title: str) -> Axes:
+    """Draw the `n_top` best of a table."""
+    top = table.head(n_top)
+    ranks = [column for column in kind.ranks if baselines and column in top]
+    ax = new_axes(5.2 + 0.8 * len(ranks), 1.6 + STYLE["row"] * len(top)) if ax is None else ax
+    draw_points(ax, top, kind)
+    draw_colour_bar(ax, top, kind, n_ranks=len(ranks))
+    draw_ranks(ax, top, kind, ranks)
+    label_rows(ax, top, kind)
+    draw_legend(ax, table, top, kind)
+    title = f"{title} (top {len(top):,} of {len(table):,})"
+    ax.set_title(title, fontsize=STYLE["title"], pad=30 if ranks else 8)
+    return ax
+
+
+def draw_points(ax: Axes, top: pd.DataFrame, kind: Kind) -> None:
+    """Draw one point per candidate, the best in row 0; what is known to be right is a star."""
     y = np.arange(len(top))
     if "sd" in top:
         shown = (top["sd"] > 0).to_numpy()
         ax.errorbar(
             top["score"][shown], y[shown], xerr=top["sd"][shown], fmt="none", ecolor=STYLE["bar"], elinewidth=1.2
         )
-    t = _known_t(top)
-    limit = _t_limit(t)
-    style: dict[str, Any] = {"s": STYLE["point"], "edgecolors": STYLE["ink"], "linewidths": 0.7, "zorder": 3}
-    known = np.isfinite(t)
-    if known.any():
-        style_t: dict[str, Any] = {"cmap": _COLOURS, "vmin": -limit, "vmax": limit, "label": _WITH_T}
-        ax.scatter(top["score"][known], y[known], c=t[known], **style_t, **style)
-    if not known.all():
-        ax.scatter(top["score"][~known], y[~known], color=STYLE["unknown"], label=_WITHOUT_T, **style)
+    colour = _colour_values(top, kind)
+    limit = _colour_limit(colour, kind)
+    style: dict[str, Any] = {"edgecolors": STYLE["ink"], "linewidths": 0.7, "zorder": 3}
+    coloured, known = np.isfinite(colour), is_known(top)
+    style_c: dict[str, Any] = {"cmap": _COLOURS, "vmin": -limit, "vmax": limit}
+    for rows, marker, size, label in (
+        (~known, "o", STYLE["point"], _WITH_COLOUR),
+        (known, "*", STYLE["star"], _KNOWN),
+    ):
+        if (with_ := rows & coloured).any():
+            ax.scatter(
+                top["score"][with_], y[with_], c=colour[with_], marker=marker, s=size, label=label, **style_c, **style
+            )
+        if (without := rows & ~coloured).any():
+            grey = {"color": STYLE["unknown"], "label": _NO_COLOUR}
+            ax.scatter(top["score"][without], y[without], marker=marker, s=size, **grey, **style)
     if (open_ := _is_open(top)).any():
         ax.scatter(top["score"][open_], y[open_], color="white", s=STYLE["point"] / 5, zorder=4, label=_OPEN)
 
 
-def _known_t(top: pd.DataFrame) -> np.ndarray:
-    return top[_keys.KNOCKOUT_T].to_numpy(np.float64) if _keys.KNOCKOUT_T in top else np.full(len(top), np.nan)
+def is_known(top: pd.DataFrame) -> np.ndarray:
+    """Whether a gene is known to be right."""
+    return top["known"].to_numpy(bool) if "known" in top else np.zeros(len(top), dtype=bool)
 
 
-def _t_limit(t: np.ndarray) -> float:
+def _colour_values(top: pd.DataFrame, kind: Kind) -> np.ndarray:
+    return top[kind.colour].to_numpy(np.float64) if kind.colour in top else np.full(len(top), np.nan)
+
+
+def _colour_limit(values: np.ndarray, kind: Kind) -> float:
     """Symmetric limit of the colours."""
-    largest = float(np.nanmax(np.abs(t), initial=0))
-    return min(largest, STYLE["t_limit"]) or 1.0
+    largest = float(np.nanmax(np.abs(values), initial=0))
+    return min(largest, kind.limit) or 1.0
 
 
 def _is_open(top: pd.DataFrame) -> np.ndarray:
@@ -80,13 +166,13 @@ def _is_open(top: pd.DataFrame) -> np.ndarray:
     return ~(top["fdr"] < STYLE["fdr"]).to_numpy() if "fdr" in top else np.zeros(len(top), dtype=bool)
 
 
-def draw_colour_bar(ax: Axes, top: pd.DataFrame, *, n_ranks: int) -> None:
+def draw_colour_bar(ax: Axes, top: pd.DataFrame, kind: Kind, *, n_ranks: int) -> None:
     """Draw the colour bar right of `n_ranks` columns of numbers; it takes its place from `ax`."""
-    points = next((c for c in ax.collections if c.get_label() == _WITH_T), None)
+    points = next((c for c in ax.collections if c.get_label() in (_WITH_COLOUR, _KNOWN)), None)
     if points is None:
         return
-    t = _known_t(top)
-    limit = _t_limit(t)
+    values = _colour_values(top, kind)
+    limit = _colour_limit(values, kind)
     figure = ax.figure
     width = ax.get_position().width * figure.bbox.width / figure.dpi * 72  # points
     constrained = isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine)  # sees the ranks, leaves them room
@@ -94,14 +180,14 @@ def draw_colour_bar(ax: Axes, top: pd.DataFrame, *, n_ranks: int) -> None:
     bar = figure.colorbar(points, ax=ax, pad=pad, fraction=0.04, aspect=14, shrink=0.75)
     ticks = np.linspace(-limit, limit, 5 if len(top) > 2 else 3)
     names = [f"{tick:.2g}".replace("-", "−") for tick in ticks]
-    names[0] = f"≤ {names[0]}" if np.nanmin(t) < -limit else names[0]
-    names[-1] = f"≥ {names[-1]}" if np.nanmax(t) > limit else names[-1]
+    names[0] = f"≤ {names[0]}" if np.nanmin(values) < -limit else names[0]
+    names[-1] = f"≥ {names[-1]}" if np.nanmax(values) > limit else names[-1]
     bar.set_ticks(list(ticks), labels=names, fontsize=STYLE["small"])
-    bar.set_label("knock-out t", fontsize=STYLE["small"], color=STYLE["ink"])
+    bar.set_label(kind.colour_label, fontsize=STYLE["small"], color=STYLE["ink"])
     bar.outline.set_visible(False)
 
 
-def draw_ranks(ax: Axes, top: pd.DataFrame, columns: Sequence[str]) -> None:
+def draw_ranks(ax: Axes, top: pd.DataFrame, kind: Kind, columns: Sequence[str]) -> None:
     """Ranks by the baselines, as columns of numbers right of the axes."""
     text: dict[str, Any] = {
         "textcoords": "offset points",
@@ -110,19 +196,21 @@ def draw_ranks(ax: Axes, top: pd.DataFrame, columns: Sequence[str]) -> None:
         "color": STYLE["ink"],
     }
     for column, place in zip(columns, _RANK_PLACES, strict=False):
-        ax.annotate(RANKS[column], (1, 1), (place, 5), xycoords="axes fraction", va="bottom", **text)
+        ax.annotate(kind.ranks[column], (1, 1), (place, 5), xycoords="axes fraction", va="bottom", **text)
         for y, rank in enumerate(top[column]):
             word = "–" if np.isnan(rank) else f"{int(rank):,}"
             ax.annotate(word, (1, y), (place, 0), xycoords=ax.get_yaxis_transform(), va="center", **text)
 
 
-def label_rows(ax: Axes, top: pd.DataFrame) -> None:
+def label_rows(ax: Axes, top: pd.DataFrame, kind: Kind) -> None:
     """Write the names of the candidates, and what the axis means."""
     n = len(top)
     ax.set_ylim(n - 0.5, -0.5)  # best on top
-    ax.set_yticks(range(n), list(top["cause"]), fontsize=STYLE["font"])
+    ax.set_yticks(range(n), list(top[kind.name]), fontsize=STYLE["font"])
+    for label, known in zip(ax.get_yticklabels(), is_known(top), strict=True):
+        label.set_fontweight("bold" if known else "normal")
     spread = ", mean ± sd" if "sd" in top and top["sd"].notna().any() else ""
-    ax.set_xlabel(f"cause score (logit){spread}", fontsize=STYLE["font"])
+    ax.set_xlabel(f"{kind.axis}{spread}", fontsize=STYLE["font"])
     ax.margins(x=0.06)
     ax.tick_params(axis="x", labelsize=STYLE["small"])
     ax.tick_params(axis="y", length=0)
@@ -131,8 +219,8 @@ def label_rows(ax: Axes, top: pd.DataFrame) -> None:
     ax.spines[["top", "right", "left"]].set_visible(False)
 
 
-def draw_legend(ax: Axes, top: pd.DataFrame) -> None:
-    """Say what the colour bar does not: below the label of the axis, or in the corner that a descending list leaves."""
+def draw_legend(ax: Axes, table: pd.DataFrame, top: pd.DataFrame, kind: Kind) -> None:
+    """Say what the colour bar does not: below the label of the axis, or below the points."""
     marker: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 7, "markeredgecolor": STYLE["ink"]}
     handles = []
     if "fdr" in top:
@@ -141,10 +229,26 @@ def draw_legend(ax: Axes, top: pd.DataFrame) -> None:
         handles.append(
             Line2D([], [], label=f"FDR ≥ {STYLE['fdr']}", **{**marker, "markeredgewidth": 2.2}, markerfacecolor="white")
         )
-    if _keys.KNOCKOUT_T in top and np.isnan(_known_t(top)).any():
-        handles.append(Line2D([], [], label="never perturbed alone", **marker, markerfacecolor=STYLE["unknown"]))
+    if kind.colour in top and np.isnan(_colour_values(top, kind)).any():
+        handles.append(Line2D([], [], label=kind.uncoloured, **marker, markerfacecolor=STYLE["unknown"]))
+    handles += _known_handles(table, top, kind, marker)
     if handles and ax.figure.get_layout_engine() is None:  # nothing would make room below
+        height = ax.get_position().height * ax.figure.bbox.height / ax.figure.dpi * 72
+        room = len(top) / max(height / legend_height(len(handles)) - 1, 1)
+        ax.set_ylim(len(top) - 0.5 + room, -0.5)
         legend(ax, handles, loc="lower right")
     elif handles:
         below = ax.transAxes + ScaledTranslation(0, -34 / 72, ax.figure.dpi_scale_trans)
         legend(ax, handles, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, ncols=len(handles))
+
+
+def _known_handles(table: pd.DataFrame, top: pd.DataFrame, kind: Kind, marker: dict[str, Any]) -> list[Line2D]:
+    """Explain the star, and name what is known but too far down to be drawn."""
+    handles = []
+    if is_known(top).any():
+        star = {**marker, "marker": "*", "markersize": 11, "markerfacecolor": "white"}
+        handles.append(Line2D([], [], label="known target", **star))
+    below = table.iloc[len(top) :]
+    for gene, rank in below.loc[is_known(below), [kind.name, "rank"]].itertuples(index=False):
+        handles.append(Line2D([], [], linestyle="none", label=f"known target {gene}: rank {rank:,}"))
+    return handles

@@ -28,10 +28,17 @@ STYLE: Final[dict[str, Any]] = {
     "none": "#F7F7F7",
     "up": "#D55E00",
     "t_limit": 6.0,  # a larger |t| is no more convincing, and would make the others look white
+    "lfc_limit": 1.0,  # natural log; a knock-down of the target itself is far beyond
     "fdr": 0.1,
     "point": 52,
+    "star": 150,
     "node": 90,
     "row": 0.25,  # inches per line of a list
+    "score": "#D55E00",
+    "lfc": "#0072B2",
+    "wilcoxon": "#56B4E9",
+    "fused": "#222222",
+    "chance": "#8C8C8C",
 }
 
 
@@ -63,3 +70,8 @@ def legend(ax: Axes, handles: list[Line2D], **place: Any) -> None:
     """Draw a legend in the style of the house."""
     spacing: dict[str, Any] = {"handletextpad": 0.6, "columnspacing": 1.4}
     ax.legend(handles=handles, frameon=False, fontsize=STYLE["small"], **spacing, **place)
+
+
+def legend_height(rows: int) -> float:
+    """Height in points of a legend with so many rows."""
+    return float(1.6 * STYLE["small"] * rows + 8)

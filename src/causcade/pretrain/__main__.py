@@ -29,6 +29,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--adopt", action="store_true", help="continue although the recipe changed")
     parser.add_argument("--every", type=int, default=50, help="steps between checkpoints")
+    parser.add_argument(
+        "--screens", type=Path, help="folder of NAME.h5ad, for real screens that are not in the package"
+    )
     parser.add_argument("--release", type=Path, help="then score on held-out kinds and write weights and card there")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -37,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         recipe = replace(recipe, steps=args.steps)
     run(
         recipe, args.out, minutes=args.minutes, device=args.device, resume=args.resume, adopt=args.adopt,
-        every=args.every,
+        every=args.every, screens=args.screens,
     )  # fmt: skip
     if args.release:
         from causcade.heldout import release  # needs scipy, which a bare training machine may lack

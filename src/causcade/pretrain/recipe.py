@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from causcade.nn.cells import CellStream, CellStreamConfig
+from causcade.nn.differential import Differential, DifferentialConfig
 from causcade.nn.pair_stream import PairStream, PairStreamConfig
 from causcade.simulate.episodes import ScreenPrior
+from causcade.simulate.shifts import ShiftPrior
 
 __all__ = ["NETWORKS", "Recipe", "build_network"]
 
 NETWORKS: dict[str, tuple[type, type]] = {
     "pairs": (PairStream, PairStreamConfig),
     "cells": (CellStream, CellStreamConfig),
+    "differential": (Differential, DifferentialConfig),
 }
+# Fields that came later: hashed where they are used only, so that the hashes of older recipes stay.
+_LATER = {"screens", "screen_share", "real", "real_share", "subsets", "graph_weight", "start"}
 
 
 @dataclass(frozen=True)
@@ -30,13 +35,13 @@ class Recipe:
     name
         Name of the weights.
     network
-        ``"pairs"`` (the ``base`` preset) or ``"cells"`` (the ``paper`` preset).
+        ``"pairs"`` and ``"cells"`` (TCD, presets ``base`` and ``paper``) or ``"differential"`` (CDN).
     sizes
         Arguments of the network's config.
     prior
-        Arguments of :class:`ScreenPrior`.
+        Arguments of :class:`ScreenPrior`; for a differential network of :class:`ShiftPrior`.
     subset, cells
-        Genes and (cell network) cells of a training item.
+        Genes (of an item cut out of a screen, at most) and, for the cell network, cells of a training item.
     anchored
         Share of items in which half of the subset are likely hubs.
     batch, steps, warmup, cooldown
@@ -49,6 +54,17 @@ class Recipe:
         Of everything.
     use
         What the weights are for, in a few words.
+    screens, screen_share
+        Differential network: arguments of :class:`ScreenPrior`, and the share of steps on such simulated screens.
+    real, real_share
+        Differential network: real screens to fine-tune on, each (name or path, column of batches or
+        null), and the share of steps on them.
+    subsets
+        Differential network: fewest and most local graphs of a set of cells.
+    graph_weight
+        Differential network: weight of the loss on the control's graph.
+    start
+        Name (or folder) of weights to start from; "" = none.
 
     Raises
     ------
@@ -76,15 +92,26 @@ class Recipe:
     assays: int = 3
     seed: int = 0
     use: str = ""
+    screens: dict[str, Any] = field(default_factory=dict)
+    screen_share: float = 0.0
+    real: tuple[tuple[str, str | None], ...] = ()
+    real_share: float = 0.0
+    subsets: tuple[int, int] = (8, 40)
+    graph_weight: float = 1.0
+    start: str = ""
 
     def __post_init__(self) -> None:
         if type(self.steps) is not int or self.steps < 1:
             msg = f"steps of recipe {self.name!r} must be a whole number of at least 1, not {self.steps!r}."
             raise ValueError(msg)
-        known = list(ScreenPrior.__dataclass_fields__)
-        if unknown := sorted(set(self.prior) - set(known)):
-            msg = f"The prior of recipe {self.name!r} has unknown fields {unknown}; known are {known}."
-            raise ValueError(msg)
+        object.__setattr__(self, "real", _tuples(list(self.real)))
+        object.__setattr__(self, "subsets", tuple(self.subsets))
+        first = ShiftPrior if self.network == "differential" else ScreenPrior
+        for what, given, prior in (("prior", self.prior, first), ("screens", self.screens, ScreenPrior)):
+            known = list(prior.__dataclass_fields__)
+            if unknown := sorted(set(given) - set(known)):
+                msg = f"The {what} of recipe {self.name!r} has unknown fields {unknown}; known are {known}."
+                raise ValueError(msg)
 
     @classmethod
     def load(cls, name_or_path: str) -> Recipe:
@@ -118,12 +145,22 @@ class Recipe:
         return cls(**values)
 
     def screen_prior(self) -> ScreenPrior:
-        """The prior; JSON lists become tuples."""
-        return ScreenPrior(**{k: _tuples(v) for k, v in self.prior.items()})
+        """The prior of simulated screens; JSON lists become tuples."""
+        given = self.screens if self.network == "differential" else self.prior
+        return ScreenPrior(**{k: _tuples(v) for k, v in given.items()})
+
+    def shift_prior(self) -> ShiftPrior:
+        """The prior of causal models (differential network)."""
+        return ShiftPrior(**{k: _tuples(v) for k, v in self.prior.items()})
 
     def digest(self) -> str:
         """Short hash of the recipe and of the whole prior, defaults included."""
-        everything = {**asdict(self), "prior": self.screen_prior().to_dict()}
+        if self.network == "differential":
+            priors = {"prior": self.shift_prior().to_dict(), "screens": self.screen_prior().to_dict()}
+            everything = {k: v for k, v in asdict(self).items() if v or k != "start"} | priors
+        else:
+            everything = {k: v for k, v in asdict(self).items() if k not in _LATER}
+            everything["prior"] = self.screen_prior().to_dict()
         return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -131,7 +168,7 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def build_network(recipe: Recipe) -> PairStream | CellStream:
+def build_network(recipe: Recipe) -> PairStream | CellStream | Differential:
     """The untrained network of a recipe."""
     if recipe.network not in NETWORKS:
         msg = f"Unknown network {recipe.network!r} in recipe {recipe.name!r}; choose one of {list(NETWORKS)}."

@@ -9,17 +9,16 @@ import math
 import os
 import time
 from dataclasses import asdict
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from causcade.nn.pair_stream import pair_loss
-from causcade.pretrain.items import Sample, make_item, make_samples
 from causcade.pretrain.recipe import Recipe, build_network
-from causcade.simulate.episodes import draw_screen
+from causcade.pretrain.tasks import build_task
 
 __all__ = ["Trainer", "run"]
 
@@ -27,12 +26,15 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """State of a run: network, averaged weights, optimiser, pool, step."""
+    """State of a run: network, averaged weights, optimiser, step."""
 
-    def __init__(self, recipe: Recipe, device: str) -> None:
-        self.recipe, self.device, self.prior = recipe, torch.device(device), recipe.screen_prior()
+    def __init__(self, recipe: Recipe, device: str, screens: Path | None = None) -> None:
+        self.recipe, self.device = recipe, torch.device(device)
+        self.task = build_task(recipe, self.device, screens)
         torch.manual_seed(recipe.seed)
         self.net = build_network(recipe).to(self.device)
+        if recipe.start:
+            self.net.load_state_dict(_start(recipe.start))
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
         decay = [p for p in self.net.parameters() if p.ndim > 1]
         plain = [p for p in self.net.parameters() if p.ndim <= 1]
@@ -42,45 +44,17 @@ class Trainer:
         )
         self.step, self.seconds, self.log = 0, 0.0, []  # type: ignore[var-annotated]
         self.stages: list[list[Any]] = [[recipe.digest(), 0]]
-        self.pool: dict[int, list[Sample]] = {}
 
     def rate(self) -> float:
         """Learning rate of the step: warm-up, constant, linear cool-down."""
         r = self.recipe
         return r.lr * min(1.0, (self.step + 1) / max(r.warmup, 1), max(0.0, (r.steps - self.step) / max(r.cooldown, 1)))
 
-    def fill_pool(self) -> list[int]:
-        """Hold the screens that belong to this step and return their indices."""
-        newest = self.step // self.recipe.refresh
-        wanted = list(range(newest, newest + self.recipe.pool))
-        for index in [i for i in self.pool if i not in set(wanted)]:
-            del self.pool[index]
-        for index in wanted:
-            if index not in self.pool:
-                screen = draw_screen(self.prior, self.recipe.seed, index, device=self.device)
-                self.pool[index] = make_samples(screen, self.recipe, self.prior, index)
-        return wanted
-
-    def batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Items of the step: inputs, labels, valid."""
-        wanted, r = self.fill_pool(), self.recipe
-        gen = torch.Generator(self.device).manual_seed(r.seed * 7_919 + self.step)
-        chosen = []
-        for _ in range(r.batch):
-            samples = self.pool[wanted[int(torch.randint(len(wanted), (1,), generator=gen, device=gen.device))]]
-            chosen.append(samples[int(torch.randint(len(samples), (1,), generator=gen, device=gen.device))])
-        size = min(r.subset, *(len(sample.truth) for sample in chosen))  # no padding: absent genes must not be attended
-        x, labels, valid = zip(*(make_item(sample, r, gen, size=size) for sample in chosen), strict=True)
-        return torch.stack(x), torch.stack(labels), torch.stack(valid)
-
     def train_step(self) -> float:
         """One optimiser step; returns the loss."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate()
-        x, labels, valid = self.batch()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            logits = self.net(x)
-        loss = pair_loss(logits.float(), labels, valid)
+        loss = self.task.loss(self.net, self.step)
         value = float(loss.detach())
         if not math.isfinite(value):
             msg = f"The loss became {value} at step {self.step}; the last checkpoint is intact, lower `lr`."
@@ -119,7 +93,7 @@ class Trainer:
         """What a reader needs to rebuild the network, and how it came about."""
         r = self.recipe
         return {
-            "model": "TCD",
+            "model": "CDN" if r.network == "differential" else "TCD",
             "use": r.use,
             "network": r.network,
             "sizes": self.net.config.to_dict(),
@@ -150,7 +124,23 @@ class Trainer:
             self.log = json.loads((folder / "log.json").read_text())
 
 
-def run(recipe: Recipe, out: Path, *, minutes: float, device: str, resume: bool, adopt: bool, every: int) -> Trainer:
+def _start(name: str) -> dict[str, Tensor]:
+    """Weights of a released name or a folder."""
+    released = Path(str(resources.files("causcade"))) / "weights" / name
+    return load_file((released if released.is_dir() else Path(name)) / "model.safetensors")
+
+
+def run(
+    recipe: Recipe,
+    out: Path,
+    *,
+    minutes: float,
+    device: str,
+    resume: bool,
+    adopt: bool,
+    every: int,
+    screens: Path | None = None,
+) -> Trainer:
     """Train until the recipe's steps or the minutes are used up, saving every ``every`` steps.
 
     Raises
@@ -162,7 +152,7 @@ def run(recipe: Recipe, out: Path, *, minutes: float, device: str, resume: bool,
     if there and not resume:
         msg = f"{out} already holds the checkpoint of a run; pass --resume to continue or another --out."
         raise ValueError(msg)
-    trainer = Trainer(recipe, device)
+    trainer = Trainer(recipe, device, screens)
     if there:
         trainer.load(out, adopt=adopt)
     logger.info("%s: step %d of %d on %s", recipe.name, trainer.step, recipe.steps, device)

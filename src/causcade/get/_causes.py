@@ -1,8 +1,7 @@
-"""Results as data frames. Nothing here writes: `tl` and `pp` store arrays, these functions put names on them."""
+"""Candidate causes of genes as a table."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,12 +12,13 @@ from scipy.special import expit
 from scipy.stats import rankdata
 
 from causcade import _keys
+from causcade.get._stored import check_count, looks_like_causes, names_of
 from causcade.regimes.labels import shorten, suggest
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["causes", "regimes"]
+__all__ = ["causes"]
 
 _SIGNED: Final = (_keys.KNOCKOUT_T, _keys.CORRELATION)  # ranked by size, whatever the sign
 _BASELINES: Final = (_keys.KNOCKOUT_T, _keys.POPULARITY, _keys.CORRELATION)
@@ -91,66 +91,14 @@ def causes(
     return pd.DataFrame({c: np.concatenate([block[c] for block in blocks]) for c in blocks[0]} if blocks else {})
 
 
-def regimes(adata: AnnData, *, key: str = _keys.REGIMES) -> pd.DataFrame:
-    """Table of the regimes that `causcade.pp.regimes` found.
-
-    Parameters
-    ----------
-    adata
-        Annotated data on which `causcade.pp.regimes` was run.
-    key
-        The `key_added` of that call.
-
-    Returns
-    -------
-    A copy: one row per regime, control first, with ``name``, ``targets``, ``n_cells``, ``kind`` and ``n_measured``, as
-    they were then.
-
-    Raises
-    ------
-    KeyError
-        If there are no such regimes.
-    """
-    stored = adata.uns.get(key)
-    if not _has(stored, _keys.TABLE, _keys.LABELS):
-        found = [str(k) for k, v in adata.uns.items() if _has(v, _keys.TABLE, _keys.LABELS)]
-        there = f" There are regimes under {shorten(found)}: pass key=." if found else ""
-        msg = (
-            f"There are no regimes in .uns[{key!r}].{there} "
-            "Run cc.pp.regimes(adata, perturbation_key=, control=) first."
-        )
-        raise KeyError(msg)
-    return stored[_keys.TABLE].copy()
-
-
-def check_count(value: Any, name: str) -> int:
-    """Return `value` as a positive int, else raise ValueError."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        count = 0
-    if count < 1:
-        msg = f"{name} must be a whole number of at least 1, got {value!r}."
-        raise ValueError(msg)
-    return count
-
-
-def _has(stored: Any, *parts: str) -> bool:
-    return isinstance(stored, Mapping) and set(parts) <= set(stored)
-
-
-def _looks_like_causes(adata: AnnData, key: str) -> bool:
-    return _has(adata.uns.get(key), _keys.NAMES) and (key in adata.varm or key in adata.varp)
-
-
 def _names(adata: AnnData, key: str) -> list[str]:
     """Effect genes that were scored."""
-    if not _looks_like_causes(adata, key):
-        found = [str(k) for k in adata.uns if _looks_like_causes(adata, k)]
+    if not looks_like_causes(adata, key):
+        found = [str(k) for k in adata.uns if looks_like_causes(adata, k)]
         there = f" There are cause scores under {shorten(found)}: pass key=." if found else ""
         msg = f"There are no cause scores under key={key!r}.{there} Run cc.tl.causes first."
         raise KeyError(msg)
-    return [str(name) for name in np.atleast_1d(adata.uns[key][_keys.NAMES])]  # zarr gives StringDType back
+    return names_of(adata, key)
 
 
 def _is_paired(adata: AnnData, key: str, names: list[str]) -> bool:

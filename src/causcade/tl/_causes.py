@@ -1,20 +1,21 @@
-"""Tools: questions asked of a screen. They write into the AnnData and return None."""
+"""Causes: the question, its arguments, and where the answer is written."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
-from causcade import _keys, pretrained
+from causcade import _keys
+from causcade._checks import at_least, generator
 from causcade._device import pick_device
 from causcade.causes import CauseScores, Settings, score_causes
-from causcade.pp import _check_writable, _store
-from causcade.pretrained import Weights
+from causcade.pp import _store
 from causcade.screendata import Values, read_screen
+from causcade.tl._checks import as_set_up, check_place, check_stable, load_weights, names_of, seed_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -136,28 +137,23 @@ def causes(
     >>> adata.varm["causes"].shape
     (30, 1)
     """
-    _keys.check_key(key_added)
-    if key_added == regimes_key:
-        msg = f"key_added and regimes_key are both {key_added!r}: the scores would overwrite the regimes; change one."
-        raise ValueError(msg)
-    _check_writable(adata)
-    _check_free(adata, key_added)
+    check_place(adata, key_added, regimes_key, "causes")
     settings = Settings(
-        _at_least(n_draws, 1, "n_draws"),
-        _at_least(n_half, 0, "n_half"),
-        _at_least(n_null, 0, "n_null"),
-        None if subset_size is None else _at_least(subset_size, 3, "subset_size"),
-        _at_least(n_anchors, 0, "n_anchors"),
-        _threshold(stable),
+        at_least(n_draws, 1, "n_draws"),
+        at_least(n_half, 0, "n_half"),
+        at_least(n_null, 0, "n_null"),
+        None if subset_size is None else at_least(subset_size, 3, "subset_size"),
+        at_least(n_anchors, 0, "n_anchors"),
+        check_stable(stable),
         pick_device(accelerator, devices),
         progress_bar,
     )
-    _at_least(n_top, 1, "n_top")
-    gen = _generator(rng)
-    weights = _weights(model)
-    layer, values, batch_key, regimes_key = _as_set_up(model, adata, layer, values, batch_key, regimes_key)
+    at_least(n_top, 1, "n_top")
+    gen = generator(rng)
+    weights = load_weights(model, "TCD")
+    layer, values, batch_key, regimes_key = as_set_up(model, adata, layer, values, batch_key, regimes_key)
     screen = read_screen(adata, layer=layer, values=values, batch_key=batch_key, regimes_key=regimes_key)
-    targets = None if genes is None else screen.find(_names(genes))
+    targets = None if genes is None else screen.find(names_of(genes))
     scores = score_causes(screen, weights, targets, settings, gen)
     names = screen.genes if targets is None else screen.genes[targets]
     params = _describe(layer, values, batch_key, regimes_key, settings, rng)
@@ -190,32 +186,7 @@ def _describe(
     }
     if settings.stable is not None:
         params["stable"] = settings.stable
-    if isinstance(rng, int | np.integer):
-        params["rng"] = int(rng) if rng < 2**63 else str(rng)  # files hold 64 bits
-    return params
-
-
-def _check_free(adata: AnnData, key: str) -> None:
-    """Refuse to overwrite what is no earlier result."""
-    there = adata.uns.get(key)
-    if there is not None and not (isinstance(there, Mapping) and {"names", "weights"} <= set(there)):
-        msg = f".uns[{key!r}] holds something that cc.tl.causes did not write; pass another key_added."
-        raise ValueError(msg)
-
-
-def _as_set_up(
-    model: Any, adata: AnnData, layer: str | None, values: Values, batch_key: str | None, regimes_key: str
-) -> tuple[str | None, Values, str | None, str]:
-    """Take what was left at its default from the ``setup_anndata`` of a model of the same data."""
-    if getattr(model, "adata", None) is not adata:
-        return layer, values, batch_key, regimes_key
-    args = model._setup_args()
-    return (
-        args["layer"] if layer is None else layer,
-        args["values"] if values == "counts" else values,
-        args["batch_key"] if batch_key is None else batch_key,
-        args["regimes_key"] if regimes_key == _keys.REGIMES else regimes_key,
-    )
+    return params | seed_of(rng)
 
 
 def _write(
@@ -258,50 +229,3 @@ def _top(scores: np.ndarray, n: int) -> np.ndarray:
 def _sparse(values: np.ndarray, keep: np.ndarray) -> sparse.csr_matrix:
     rows, columns = keep.nonzero()
     return sparse.csr_matrix((values[rows, columns], (rows, columns)), shape=values.shape)
-
-
-def _weights(model: Any) -> Weights:
-    if isinstance(model, str | Path):
-        return pretrained.load(model)
-    if hasattr(model, "as_weights") and not isinstance(model, type):
-        found: Weights = model.as_weights()
-        return found
-    what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
-    msg = f"model must be a released name, a folder or a TCD object, not {what}."
-    raise ValueError(msg)
-
-
-def _generator(rng: Any) -> np.random.Generator:
-    if isinstance(rng, bool) or not isinstance(rng, int | np.integer | np.random.Generator | None):
-        msg = f"rng must be a non-negative int, a numpy Generator or None, not {rng!r}."
-        raise ValueError(msg)
-    if isinstance(rng, int | np.integer) and rng < 0:
-        msg = f"rng must not be negative, got {rng}."
-        raise ValueError(msg)
-    return np.random.default_rng(rng)
-
-
-def _names(genes: Any) -> str | list[str]:
-    if isinstance(genes, str):
-        return genes
-    try:
-        return list(genes)
-    except TypeError as error:
-        msg = f"genes must be a gene name, several of them, or None for all pairs, not {genes!r}."
-        raise ValueError(msg) from error
-
-
-def _threshold(value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not -1 <= value <= 1:
-        msg = f"stable is a rank correlation, at most 1, or None to make all draws, not {value!r}."
-        raise ValueError(msg)
-    return float(value)
-
-
-def _at_least(value: int, least: int, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        msg = f"{name} must be a whole number of at least {least}, not {value!r}."
-        raise ValueError(msg)
-    return int(value)

@@ -1,0 +1,143 @@
+"""The reference of a comparison: control cells, and all that is computed of them once for many sets of cells."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import ndtr
+from torch import Tensor
+
+from causcade import nulls
+from causcade.contrasts import Summary, summarise
+from causcade.target_baselines import RankSum
+
+__all__ = ["Reference", "Scorer", "Side", "choose_candidates"]
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Positions = NDArray[np.int64]
+
+_ALPHA = 0.05  # of the adjusted p values of differentially expressed genes
+
+
+class Scorer(Protocol):
+    """What scores targets: a network, or anything that compares two summaries of the same genes."""
+
+    def prepare(self, control: Summary) -> Any:
+        """Do all that depends on the control cells only."""
+        ...
+
+    def score(self, state: Any, perturbed: Summary, rng: np.random.Generator) -> Tensor | NDArray[np.floating]:
+        """Logits ``(n_genes,)``, one random draw; `state` is what :meth:`prepare` returned, for the same genes."""
+        ...
+
+
+class Side:
+    """Control cells as the scorer wants them.
+
+    Parameters
+    ----------
+    values
+        ``(n_cells, n_genes)`` levelled values.
+    scorer
+        What scores.
+    fixed
+        Candidates of all comparisons: they are prepared once. ``None`` = other candidates each time.
+    whole
+        Then summarise all genes once and take candidates from that: worth its memory for many comparisons.
+    """
+
+    def __init__(self, values: Floats, scorer: Scorer, fixed: Positions | None, *, whole: bool = False) -> None:
+        self._values, self._scorer = values, scorer
+        self._all = summarise(torch.from_numpy(values)) if whole and fixed is None else None
+        self._fixed, self._state = fixed, None if fixed is None else self._prepare(fixed)
+
+    def _prepare(self, genes: Positions) -> Any:
+        control = _summary(self._values, genes) if self._all is None else self._all.genes(torch.from_numpy(genes))
+        return self._scorer.prepare(control)
+
+    def score(self, perturbed: Floats, genes: Positions, n_draws: int, rng: np.random.Generator) -> Doubles:
+        """``(n_draws, len(genes))`` logits."""
+        state = self._state if genes is self._fixed else self._prepare(genes)
+        after = _summary(perturbed, genes)
+        draws = [torch.as_tensor(self._scorer.score(state, after, rng)).cpu().numpy() for _ in range(n_draws)]
+        return np.stack(draws).astype(np.float64)
+
+
+def _summary(values: Floats, genes: Positions) -> Summary:
+    return summarise(torch.from_numpy(np.ascontiguousarray(values[:, genes])))
+
+
+class Reference:
+    """Control cells, and all that is computed of them once."""
+
+    def __init__(
+        self, values: Floats, groups: Positions, scorer: Scorer, fixed: Positions | None, *, whole: bool = False
+    ) -> None:
+        self.labels, inverse = np.unique(groups, return_inverse=True)
+        self.mean = values.mean(0, dtype=np.float64)
+        means = [values[inverse == g].mean(0, dtype=np.float64) for g in range(len(self.labels))]
+        self._offset = (np.stack(means) - self.mean).astype(np.float32)
+        self.groups, self.values = groups, self.level(values, groups)
+        self._ranks = [RankSum(self.values[inverse == g]) for g in range(len(self.labels))]
+        self._size = np.bincount(inverse)
+        self.side = Side(self.values, scorer, fixed, whole=whole)
+
+    def level(self, values: Floats, groups: Positions) -> Floats:
+        """Values with the differences between the groups' controls taken out."""
+        if len(self.labels) == 1:
+            return values
+        return values - self._offset[np.searchsorted(self.labels, groups)]
+
+    def differences(self, values: Floats, groups: Positions) -> tuple[Doubles, Doubles]:
+        """Log fold change and z of the rank-sum test of levelled values."""
+        total, square = np.zeros(values.shape[1]), 0.0
+        for label, ranks, n in zip(self.labels, self._ranks, self._size, strict=True):
+            mine = groups == label
+            if m := int(mine.sum()):
+                weight = n * m / (n + m + 1)  # of the squared z: the evidence of a group
+                total += np.sqrt(weight) * np.nan_to_num(np.asarray(ranks.against(values[mine]), dtype=np.float64))
+                square += weight
+        return values.mean(0, dtype=np.float64) - self.mean, total / np.sqrt(square)
+
+    def mask(self, values: Floats, groups: Positions, genes: Positions, rng: np.random.Generator) -> Floats:
+        """Give some genes the values of random controls of the same group, each gene on its own.
+
+        No change of mean or variance is left, and no correlation with other genes.
+        """
+        out = values.copy() if len(genes) else values
+        for label in np.unique(groups):
+            mine, pool = np.flatnonzero(groups == label), np.flatnonzero(self.groups == label)
+            for gene in genes:
+                out[mine, gene] = self.values[rng.choice(pool, len(mine)), gene]
+        return out
+
+
+def choose_candidates(wilcoxon: NDArray[np.floating], lfc: NDArray[np.floating], most: int, fewest: int) -> Positions:
+    """Differentially expressed genes: which of them are candidates.
+
+    The `most` largest ``|z|`` among genes with an adjusted p value (Benjamini-Hochberg) below 0.05; if these are fewer
+    than `fewest`, genes with the largest ``|lfc|`` are added.
+
+    Parameters
+    ----------
+    wilcoxon, lfc
+        ``(n_genes,)`` z of the rank-sum test and log fold change.
+    most, fewest
+        Number of candidates.
+
+    Returns
+    -------
+    Sorted positions.
+    """
+    z, size = np.abs(np.nan_to_num(wilcoxon)), np.abs(lfc)
+    fdr = nulls.benjamini_hochberg(2 * ndtr(-z.astype(np.float64)))
+    found = np.flatnonzero(fdr < _ALPHA)
+    top = found[np.argsort(-z[found], kind="stable")][:most]
+    if (missing := min(fewest, most) - len(top)) > 0:
+        others = np.setdiff1d(np.arange(len(z)), top)
+        top = np.concatenate([top, others[np.argsort(-size[others], kind="stable")][:missing]])
+    return np.sort(top).astype(np.int64)

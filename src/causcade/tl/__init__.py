@@ -1,0 +1,6 @@
+"""Tools: questions asked of a screen. They write into the AnnData and return None."""
+
+from causcade.tl._causes import causes
+from causcade.tl._targets import targets
+
+__all__ = ["causes", "targets"]

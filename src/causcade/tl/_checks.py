@@ -1,0 +1,98 @@
+"""What all tools ask of their arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from causcade import _keys, pretrained
+from causcade.pp import _check_writable
+from causcade.pretrained import Weights
+from causcade.screendata import Values
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["as_set_up", "check_place", "check_stable", "load_weights", "names_of", "seed_of"]
+
+Tool = Literal["causes", "targets"]
+_TOOL_OF = {"TCD": "causes", "CDN": "targets"}
+
+
+def check_place(adata: AnnData, key_added: str, regimes_key: str, tool: Tool) -> None:
+    """Refuse to write where something else lies."""
+    _keys.check_key(key_added)
+    if key_added == regimes_key:
+        msg = f"key_added and regimes_key are both {key_added!r}: the scores would overwrite the regimes; change one."
+        raise ValueError(msg)
+    _check_writable(adata)
+    there = adata.uns.get(key_added)
+    if there is None:
+        return
+    earlier = isinstance(there, Mapping) and {"names", "weights"} <= set(there)
+    if not earlier or ("masked" in there.get(_keys.PARAMS, {})) != (tool == "targets"):
+        msg = f".uns[{key_added!r}] holds something that cc.tl.{tool} did not write; pass another key_added."
+        raise ValueError(msg)
+
+
+def as_set_up(
+    model: Any, adata: AnnData, layer: str | None, values: Values, batch_key: str | None, regimes_key: str
+) -> tuple[str | None, Values, str | None, str]:
+    """Take what was left at its default from the ``setup_anndata`` of a model of the same data."""
+    if getattr(model, "adata", None) is not adata:
+        return layer, values, batch_key, regimes_key
+    args = model._setup_args()
+    return (
+        args["layer"] if layer is None else layer,
+        args["values"] if values == "counts" else values,
+        args["batch_key"] if batch_key is None else batch_key,
+        args["regimes_key"] if regimes_key == _keys.REGIMES else regimes_key,
+    )
+
+
+def load_weights(model: Any, kind: Literal["TCD", "CDN"]) -> Weights:
+    """Weights of a name, a folder or a model object, if they answer this question."""
+    if isinstance(model, str | Path):
+        found: Weights = pretrained.load(model)
+    elif hasattr(model, "as_weights") and not isinstance(model, type):
+        found = model.as_weights()
+    else:
+        what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        msg = f"model must be a released name, a folder or a {kind} object, not {what}."
+        raise ValueError(msg)
+    if (other := found.config.get("model", "TCD")) != kind:
+        answers = f" They answer cc.tl.{_TOOL_OF[other]}." if other in _TOOL_OF else ""
+        msg = f"The weights {found.name!r} are of a {other}, but cc.tl.{_TOOL_OF[kind]} needs a {kind}.{answers}"
+        raise ValueError(msg)
+    return found
+
+
+def names_of(genes: Any) -> str | list[str]:
+    """Return names of genes as a list, or the one name."""
+    if isinstance(genes, str):
+        return genes
+    try:
+        return list(genes)
+    except TypeError as error:
+        msg = f"genes must be a gene name, several of them, or None for all pairs, not {genes!r}."
+        raise ValueError(msg) from error
+
+
+def check_stable(value: Any) -> float | None:
+    """Return a rank correlation, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not -1 <= value <= 1:
+        msg = f"stable is a rank correlation, at most 1, or None to make all draws, not {value!r}."
+        raise ValueError(msg)
+    return float(value)
+
+
+def seed_of(rng: Any) -> dict[str, int | str]:
+    """The seed, to be stored; nothing for a generator, whose state nobody could restore."""
+    if not isinstance(rng, int | np.integer):
+        return {}
+    return {"rng": int(rng) if rng < 2**63 else str(rng)}  # files hold 64 bits
