@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from dataclasses import replace
@@ -39,15 +40,30 @@ def synthetic(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
 
 def real(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
     """Screens no weights have seen: released weights without them, and fine-tuned on all others, screen by screen."""
-    out = {}
-    for masked in (False, True):
-        for name in args.weights or ["cdn-synthetic", "cdn-screens"]:
-            scored = [cdn_real.score(s, args.data, name, masked=masked, n_draws=args.draws) for s in cdn_real.SCREENS]
-            out[f"real, {name}{', masked' if masked else ''}"] = _finish([s for s in scored if s])
-        if args.steps != 0:
-            label = f"real, fine-tuned on the other screens{', masked' if masked else ''}"
-            out[label] = _finish(_leave_one_out(args, masked=masked))
+    out, mark = {}, ", masked" if args.masked else ""
+    for name in args.weights or ["cdn-synthetic", "cdn-screens"]:
+        scored = [cdn_real.score(s, args.data, name, masked=args.masked, n_draws=args.draws) for s in cdn_real.SCREENS]
+        out[f"real, {name}{mark}"] = _finish([s for s in scored if s])
+    if args.steps != 0:
+        out[f"real, fine-tuned on the other screens{mark}"] = _finish(_leave_one_out(args, masked=args.masked))
+    if args.steps != 0 and not args.masked:
+        out["real, new perturbations of screens trained on"] = _finish(_new_perturbations(args))
     return out
+
+
+def _new_perturbations(args: argparse.Namespace) -> list[cdn_real.Scored]:
+    """Fine-tune on a part of every screen's perturbations and score the others: gene-disjoint, whole clusters."""
+    recipe = Recipe.load("cdn-perturbseq")
+    there = [s for s in cdn_real.SCREENS[:3] if cdn_real.path_of(s, args.data)]
+    before = [cdn_real.score(s, args.data, "cdn-screens", masked=False, n_draws=1) for s in there]
+    with TemporaryDirectory() as scratch:
+        test = cdn_real.set_aside([s for s in before if s], args.data, Path(scratch))
+        parts = tuple((f"{s.name}-train", s.batch_key) for s in there)
+        folder = args.kept / "part"
+        run(replace(recipe, name="part", real=parts, steps=args.steps or recipe.steps), folder, minutes=60.0,
+            device="cpu", resume=False, adopt=False, every=100, screens=Path(scratch))  # fmt: skip
+    after = [cdn_real.score(s, args.data, str(folder), masked=False, n_draws=args.draws) for s in there]
+    return [s.only(test[s.screen.name]) for s in after if s]
 
 
 def _finish(scored: list[cdn_real.Scored]) -> pd.DataFrame:
@@ -63,17 +79,23 @@ def _leave_one_out(args: argparse.Namespace, *, masked: bool) -> list[cdn_real.S
     for screen in there:
         others = tuple((n, b) for n, b in recipe.real if n != screen.name and n in {s.name for s in there})
         folder = args.kept / screen.name
-        if not (folder / "config.json").exists():
-            run(replace(recipe, name=f"without-{screen.name}", real=others, steps=args.steps or recipe.steps), folder, minutes=60.0,
-                device="cpu", resume=False, adopt=False, every=100, screens=args.data)  # fmt: skip
+        mine = replace(recipe, name=f"without-{screen.name}", real=others, steps=args.steps or recipe.steps)
+        if not _is_made_by(folder, mine):
+            run(mine, folder, minutes=60.0, device="cpu", resume=False, adopt=False, every=100, screens=args.data)
         result = cdn_real.score(screen, args.data, str(folder), masked=masked, n_draws=args.draws)
         if result is not None:
             scored.append(result)
     return scored
 
 
+def _is_made_by(folder: Path, recipe: Recipe) -> bool:
+    """Whether a folder holds weights of this recipe already; those of another are refused by the trainer."""
+    config = folder / "config.json"
+    return config.exists() and json.loads(config.read_text())["recipe_hash"] == recipe.digest()
+
+
 def speed(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
-    """Seconds per pair, and of 50 + 50 local graphs by causal-learn, called one by one."""
+    """Seconds per pair (four draws), and of 50 + 50 local graphs by causal-learn, called one by one."""
     rows = []
     for n in (20, 100, 1000):
         shifts = draw_shifts(ShiftPrior(genes={str(n): 1.0}, regimes=3), 5, 0)
@@ -84,10 +106,12 @@ def speed(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
         once = time.perf_counter() - start
         start = time.perf_counter()
         for x in shifts.perturbed:
-            scorer.score(state, summarise(x), np.random.default_rng(0))
+            after = summarise(x)
+            for _ in range(4):  # draws, the default of cc.tl.targets
+                scorer.score(state, after, np.random.default_rng(0))
         pair = (time.perf_counter() - start) / 3
         ours, theirs = _fci(shifts.control.numpy(), shifts.perturbed[0].numpy())
-        rows.append({"genes": n, "control, once": once, "per pair and draw": pair, "its 100 local graphs": ours,
+        rows.append({"genes": n, "control, once": once, "per pair, 4 draws": pair, "its 100 local graphs": ours,
                      "causal-learn, 100 calls": theirs, "causal-learn / our pair": theirs / pair})  # fmt: skip
     return {"speed": pd.DataFrame(rows)}
 
@@ -115,22 +139,32 @@ def _fci(control: np.ndarray, perturbed: np.ndarray) -> tuple[float, float]:
 INTRO = {
     "synthetic": """## Causal models
 
-The grid of the paper: Erdős-Rényi graphs, 5 of each size, 3N regimes with 1 to 3 targets, about 1,000 cells each; *hard*
-draws the target anew from U(-1, 1), *soft* multiplies it by 2 to 4 or the inverse. Means over graphs. `cdn-no-scale`
-never saw a scale intervention, a polynomial or a sigmoid; `cdn-paper` is the same but for its inputs (local graphs,
-correlation, mean, variance: no contrasts of regressions); `cdn-synthetic` was trained on all kinds, so its numbers are not
-comparable with the paper's. The cells are drawn anew by our simulator, so the paper's numbers, on its own draws, are a
-yardstick and no rival in the same run. A hard intervention on a root changes nothing (roots are U(-1, 1) too): no method
-can find it but by seeing that nothing changed.""",
+The grid of the paper: Erdős-Rényi graphs, 5 of each size, 3N regimes with 1 to 3 targets, about 1,000 cells each (N = 100:
+2 graphs, 30 regimes); *hard* draws the target anew from U(-1, 1), *soft* multiplies it by 2 to 4 or the inverse. mAP / AUC
+per regime, then means over graphs.
+
+**Read with care.** The cells are drawn anew by our simulator, after the description in the paper; its own draws are not to be
+had, so its numbers are a yardstick and no rival in the same run. Ours are easier where it can be seen: MB+CI has .99 to 1.0 on
+soft interventions in linear models, the paper reports .46 to .57 for its MB+CI. *Soft* is solved by a ratio of variances; CDN
+trained without it comes close, and adds nothing there. *Hard* leaves a uniform where there was a mixture: kurtosis alone
+(`|kurtosis change|`) finds a good part of it, and CDN sees kurtosis too, which the paper's network does not. A hard
+intervention on a root changes nothing (roots are U(-1, 1) too): no method can find it but by seeing that nothing changed.
+
+`cdn-no-scale` never saw a scale intervention, a polynomial or a sigmoid. `cdn-synthetic` was trained on all kinds. `cdn-paper`
+sees only what the paper's network sees (local graphs, correlation, mean, variance), but was trained for 1,500 instead of 2,500
+steps and has no path products, so the difference is not that of the inputs alone.""",
     "real": """## Real screens
 
-Every screen is scored by weights that never saw it: trained on simulations only, or fine-tuned on the other screens.
-*fused* has weights learned on the other screens. Candidates are all measured genes. *rank* is 1 for a target on top;
-trivial: the target has the largest |LFC|. *masked*: the target's own values are those of control cells, so that only its
-effects on others can give it away.""",
+Every screen is scored by weights that never saw it: trained on simulations only (`cdn-synthetic`, `cdn-screens`), or
+fine-tuned on the other screens; in the last table, on other perturbations of all screens (gene-disjoint, whole clusters of
+effects). *fused* has weights learned on the other screens, whose scores came from weights that had seen this one; a small
+leak. The number of fine-tuning steps and their rate were chosen by looking at these same screens (300 steps at 3e-4 were
+worse than none). Candidates are all measured genes. *rank* is 1 for a target on top; trivial: the target has the largest
+|LFC|. Few perturbations each: differences of a few hundredths are noise.""",
     "speed": """## Seconds
 
-One draw of 100 local graphs (50 and 50) per pair; causal-learn is called set by set, as the published pipeline does.""",
+Four draws (the default) of 50 local graphs for each set; causal-learn is called set by set for 50 and 50, as the published
+pipeline does once.""",
 }
 
 
@@ -170,6 +204,7 @@ def main() -> None:
     parser.add_argument("--real", action="store_true")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--weights", nargs="*", help="names or folders; default: the released ones")
+    parser.add_argument("--masked", action="store_true", help="real screens: hide the targets' own change")
     parser.add_argument("--graphs", type=int, default=5)
     parser.add_argument("--regimes", type=int, help="regimes of a graph; default: 3N, as published")
     parser.add_argument("--draws", type=int, default=2)

@@ -14,6 +14,7 @@ import causcade as cc
 from causcade import _keys, fusion
 from causcade.realscreens import BUNDLED, read_adata
 from causcade.regimes import from_adata
+from causcade.splits import split_perturbations
 
 METHODS = {"score": "CDN", "lfc": "|LFC|", "wilcoxon": "Wilcoxon", "fused": "fused"}
 
@@ -41,9 +42,19 @@ class Scored:
 
     screen: RealScreen
     ranks: pd.DataFrame
+    names: list[str]
+    effects: np.ndarray
     features: list[np.ndarray]
     targets: list[np.ndarray]
     seconds: float
+
+    def only(self, names: list[str]) -> Scored:
+        """The same with some of the perturbations."""
+        rows = [i for i, n in enumerate(self.names) if n in set(names)]
+        ranks = self.ranks[self.ranks["perturbation"].isin(names)].copy()
+        parts = ([x[i] for i in rows] for x in (self.names, self.features, self.targets))
+        chosen, features, targets = parts
+        return Scored(self.screen, ranks, chosen, self.effects[rows], features, targets, self.seconds)
 
 
 def path_of(screen: RealScreen, data: Path) -> str | None:
@@ -69,7 +80,7 @@ def score(screen: RealScreen, data: Path, model: str, *, masked: bool, n_draws: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         cc.tl.targets(
-            adata, enough, model=model, batch_key=screen.batch_key, candidates="all", n_draws=n_draws, masked=masked,
+            adata, enough, model=model, batch_key=screen.batch_key, candidates="all", n_draws=n_draws, n_half=0, masked=masked,
             progress_bar=False,
         )  # fmt: skip
     seconds = (time.perf_counter() - start) / len(enough)
@@ -79,10 +90,30 @@ def score(screen: RealScreen, data: Path, model: str, *, masked: bool, n_draws: 
     place = {str(n): i for i, n in enumerate(regimes.names)}
     features = [fusion.rank_features(fusion.stack_methods(*(p[:, j] for p in parts))) for j in range(len(names))]
     targets = [np.asarray(regimes.target_index[place[n]]) for n in names]
-    return Scored(screen, cc.get.target_ranks(adata), features, targets, seconds)
+    return Scored(screen, cc.get.target_ranks(adata), [str(n) for n in names], parts[1].T, features, targets, seconds)
 
 
-def refuse(scored: list[Scored], n_vars_names: None = None) -> None:
+def set_aside(scored: list[Scored], data: Path, folder: Path) -> dict[str, list[str]]:
+    """Write the screens without the perturbations to be tested on; returns these, by screen.
+
+    Perturbations of one gene are split in whole clusters of effects; a combination is tested on if all its genes are, and
+    learned from if none is.
+    """
+    kept = {}
+    for this in scored:
+        adata = read_adata(str(path_of(this.screen, data)))
+        single = [i for i, name in enumerate(this.names) if "+" not in name]
+        chosen = split_perturbations([tuple(this.targets[i]) for i in single], this.effects[single], rng=0)
+        genes = {int(this.targets[i][0]) for i, test in zip(single, chosen, strict=True) if test}
+        whole = [n for n, t in zip(this.names, this.targets, strict=True) if genes.issuperset(map(int, t))]
+        touched = [n for n, t in zip(this.names, this.targets, strict=True) if genes & set(map(int, t))]
+        kept[this.screen.name] = whole
+        label = adata.obs["perturbation"].astype(str).to_numpy()
+        adata[~np.isin(label, touched)].copy().write_h5ad(folder / f"{this.screen.name}-train.h5ad")
+    return kept
+
+
+def refuse(scored: list[Scored]) -> None:
     """Replace the fused positions by those of weights learned on the other screens only."""
     for this in scored:
         others = [s for s in scored if s is not this]
@@ -90,7 +121,7 @@ def refuse(scored: list[Scored], n_vars_names: None = None) -> None:
         positions = []
         for features, targets in zip(this.features, this.targets, strict=True):
             fused = fusion.fuse(features, weights)
-            positions += [int(1 + (fused > fused[t]).sum() + (fused == fused[t]).sum() - 1) for t in targets]
+            positions += [int((fused >= fused[t]).sum()) for t in targets]
         known = this.ranks["missing"] == ""
         this.ranks.loc[known, "fused_position"] = positions
         n = this.ranks.loc[known, "n_candidates"]

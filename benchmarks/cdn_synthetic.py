@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
+from scipy.stats import kurtosis
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from causcade import pretrained, target_baselines
@@ -90,6 +91,7 @@ def baselines(slow: bool) -> dict[str, Method]:  # noqa: FBT001
         "|shift| / sd": lambda a, b: np.abs(b.mean(0) - a.mean(0)) / a.std(0),
         "|Wilcoxon|": lambda a, b: np.abs(target_baselines.rank_sum(a, b)),
         "|log variance ratio|": lambda a, b: np.abs(np.log(b.var(0) / a.var(0))),
+        "|kurtosis change|": lambda a, b: np.abs(kurtosis(b) - kurtosis(a)),
     }
     if slow:
         out |= {"MB+CI": target_baselines.mb_ci, "DCI-like": target_baselines.edge_change}

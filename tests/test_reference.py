@@ -105,9 +105,29 @@ def test_masked_genes_look_like_controls_of_their_group():
     np.testing.assert_array_equal(out[:, [0, 2]], before[:, [0, 2]])
     assert abs(out[:, 1].mean()) < 0.2
     assert abs(out[:, 1].std() - 1) < 0.15
-    assert abs(np.corrcoef(out[:, 0], out[:, 1])[0, 1]) < 0.15
+    assert abs(np.corrcoef(out[:, 0], out[:, 1])[0, 1]) < 0.15  # uncorrelated, as in the controls
     for group in (0, 1):
         assert set(out[others == group, 1]) <= set(reference.values[groups == group, 1])
+
+
+def test_masked_genes_keep_the_correlations_of_controls():
+    """A gene without its correlations would give itself away as masked."""
+    rng = np.random.default_rng(1)
+
+    def draw(n, shift=0.0):
+        x = rng.standard_normal((n, 4))
+        x[:, 1] = 0.9 * x[:, 0] + 0.4 * x[:, 1] + shift
+        x[:, 3] = (x[:, 0] > 1) * 2.0 + (x[:, 3] > 2)  # many ties
+        return x.astype(np.float32)
+
+    zero = np.zeros(400, dtype=np.int64)
+    reference = Reference(draw(400), zero, Mean(), None)
+    perturbed = draw(200, shift=3.0)
+    out = reference.mask(perturbed, zero[:200], np.array([1, 3]), rng)
+    assert np.corrcoef(out[:, 0], out[:, 1])[0, 1] > 0.75
+    assert np.corrcoef(out[:, 0], out[:, 3])[0, 1] > 0.6
+    assert abs(out[:, 1].mean() - reference.values[:, 1].mean()) < 0.25
+    assert np.abs(reference.differences(out, zero[:200])[1][1]) < 3
 
 
 def test_mask_of_nothing_changes_nothing():

@@ -296,7 +296,8 @@ def test_two_groups(screen):
 
 def test_smallest_screen():
     adata = null_screen(0, n_control=3, n_cells=3, n_perturbed=1, n_genes=2)
-    out = run(adata, replace(QUIET, n_half=2))
+    with pytest.warns(UserWarning, match="1 perturbations have fewer than 5 cells"):
+        out = run(adata, replace(QUIET, n_half=2))
     assert np.isfinite(out.mean).all()
     assert np.isnan(out.sd).all()
 

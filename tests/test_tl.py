@@ -263,7 +263,7 @@ def test_targets_writes_what_it_says(screen, shift, caplog):
         "n_candidates": 1000,
         "min_candidates": 100,
         "n_draws": 4,
-        "n_half": 0,
+        "n_half": 2,
         "n_null": 2,
         "masked": False,
         "units": "logit",
@@ -454,3 +454,30 @@ def test_drugs_without_known_targets(screen, shift):
     pp.regimes(screen, "pert", "control", targets={})
     scores = target_scores(screen, shift, "drug 05")
     assert np.argmax(scores["targets"][:, 0]) == 5
+
+
+def test_targets_do_not_take_the_place_of_other_things(screen, tiny_target_weights, fingerprint):
+    """Parts of a result are named after its key: no key may be a part of another result, nor have one of the user's."""
+    how = {"model": tiny_target_weights, "n_draws": 1, "n_half": 0, "progress_bar": False}
+    tl.targets(screen, ["G01"], **how)
+    screen.varm["drug_fdr"] = np.ones((32, 1))
+    before = fingerprint(screen)
+    for key in ("targets_lfc", "drug"):
+        with pytest.raises(ValueError, match=r"would be overwritten by key_added"):
+            tl.targets(screen, ["G01"], key_added=key, **how)
+        assert fingerprint(screen) == before
+    tl.targets(screen, ["G02", "G03"], **how)  # an earlier result of its own may
+    assert screen.varm["targets"].shape == (32, 2)
+
+
+def test_few_cells_and_no_null_are_told(screen, tiny_target_weights):
+    few = screen[np.r_[0:60, 60:64, 68:76]].copy()
+    few.obs["batch"] = ["c"] * 60 + ["c"] * 12
+    how = {"model": tiny_target_weights, "n_draws": 1, "n_half": 0, "progress_bar": False}
+    with pytest.warns(UserWarning, match="1 perturbations have fewer than 5 cells.*G00"):
+        tl.targets(few, **how)
+    few = screen[np.r_[0:10, 60:68]].copy()
+    few.obs["batch"] = [f"b{i % 8}" for i in range(18)]
+    with pytest.warns(UserWarning, match="have no null.*G00"):
+        tl.targets(few, batch_key="batch", n_null=1, key_added="t", **how)
+    assert np.isnan(few.varm["t_fdr"]).all()

@@ -33,7 +33,11 @@ def main() -> None:
             used.append(screen.name)
     weights = fusion.fit_fusion(features, targets)
     path = Path(str(resources.files("causcade"))) / "weights" / args.name / "config.json"
-    config = json.loads(path.read_text()) | {"fusion": weights, "fusion_screens": used}
+    config = json.loads(path.read_text()) | {
+        "fusion": weights,
+        "fusion_screens": used,
+        "fusion_by_weights_without_the_screen": args.kept is not None,
+    }
     path.write_text(json.dumps(config, indent=1) + "\n")
     print(used, weights)
 

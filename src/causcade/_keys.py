@@ -29,6 +29,11 @@ CELLXGENE_UNS: Final = "genetic_perturbations"
 POPULARITY: Final = "popularity"
 KNOCKOUT_T: Final = "knockout_t"
 CORRELATION: Final = "correlation"
+LFC: Final = "lfc"
+WILCOXON: Final = "wilcoxon"
+FUSED: Final = "fused"
+#: What follows the stem of a result.
+PARTS: Final = ("sd", "pvalue", "fdr", "n_draws", POPULARITY, KNOCKOUT_T, CORRELATION, LFC, WILCOXON, FUSED)
 
 
 def sd(key: str) -> str:

@@ -180,7 +180,9 @@ def card(config: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]],
         f"Causal models: `{recipe.shift_prior().to_dict()}`", "",
         *([f"Simulated screens: `{recipe.screen_prior().to_dict()}`", ""] if recipe.screen_share else []),
         "Scores in percent, means over perturbed sets of models with new seeds. `seen` (and `screens`) is the training",
-        "prior; the other kinds were not trained on. AP and AUROC over the genes of each set; rank 100 = target on top.", "",
+        "prior; the other kinds were not trained on. AP and AUROC over the genes of each set; rank 100 = target on top.",
+        "recall@k is over targets: where sets have 1 to 3 of them it cannot reach 100 at small k. A few dozen sets of each",
+        "kind (of `screens`, perturbations of two screens): differences of a few points are noise.", "",
         "| kind | method | mAP | AUROC | rank | recall@1 | recall@5 |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for kind, methods in scores.items():

@@ -20,6 +20,8 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
+_UNCHANGED = 2.0  # |z| of the rank-sum test below which a gene counts as unchanged
+_PREDICTORS, _DONORS, _RIDGE = 100, 5, 0.1
 _ALPHA = 0.05  # of the adjusted p values of differentially expressed genes
 
 
@@ -104,16 +106,36 @@ class Reference:
         return values.mean(0, dtype=np.float64) - self.mean, total / np.sqrt(square)
 
     def mask(self, values: Floats, groups: Positions, genes: Positions, rng: np.random.Generator) -> Floats:
-        """Give some genes the values of random controls of the same group, each gene on its own.
+        """Give some genes the values of controls of the same group that are alike in the genes that did not change.
 
-        No change of mean or variance is left, and no correlation with other genes.
+        A gene is predicted from unchanged genes (ridge, fitted on the controls); every cell gets the value of one of the
+        controls with the nearest predictions. So the distribution of the gene is left as it is among controls, and its
+        correlation with what regulates it and did not change, but no trace of its own change.
         """
-        out = values.copy() if len(genes) else values
-        for label in np.unique(groups):
-            mine, pool = np.flatnonzero(groups == label), np.flatnonzero(self.groups == label)
-            for gene in genes:
-                out[mine, gene] = self.values[rng.choice(pool, len(mine)), gene]
+        if not len(genes):
+            return values
+        out = values.copy()
+        unchanged = np.abs(self.differences(values, groups)[1]) < _UNCHANGED
+        unchanged[genes] = False
+        for gene in genes:
+            ours, theirs = self._predict(int(gene), values, unchanged)
+            for label in np.unique(groups):
+                mine, pool = np.flatnonzero(groups == label), np.flatnonzero(self.groups == label)
+                near = np.abs(ours[pool][None] - theirs[mine][:, None]).argsort(1)[:, :_DONORS]
+                donor = near[np.arange(len(mine)), rng.integers(near.shape[1], size=len(mine))]
+                out[mine, gene] = self.values[pool[donor], gene]
         return out
+
+    def _predict(self, gene: int, values: Floats, use: NDArray[np.bool_]) -> tuple[Doubles, Doubles]:
+        """Predictions of a gene in controls and in other cells, from the genes that correlate with it most."""
+        x, y = self.values[:, use].astype(np.float64), self.values[:, gene].astype(np.float64)
+        mean, spread = x.mean(0), x.std(0)
+        scale = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0)
+        r = (y - y.mean()) @ ((x - mean) * scale)
+        top = np.argsort(-np.abs(r), kind="stable")[:_PREDICTORS]
+        both = [(v[:, use][:, top] - mean[top]) * scale[top] for v in (self.values, values)]
+        weight = np.linalg.solve(both[0].T @ both[0] + _RIDGE * len(y) * np.eye(len(top)), r[top])
+        return both[0] @ weight, both[1] @ weight
 
 
 def choose_candidates(wilcoxon: NDArray[np.floating], lfc: NDArray[np.floating], most: int, fewest: int) -> Positions:

@@ -30,7 +30,7 @@ def perturbation_blocks(
         ``(n_perturbations, n_genes)`` changes (log fold changes); given, perturbations in one k-means cluster of their
         directions are in one block too (CDN, Appendix D.1).
     n_clusters
-        Clusters; ``None`` = a fifth of the perturbations, at most 200.
+        Clusters; ``None`` = a third of the perturbations, at most 200.
     rng
         Start of k-means.
 
@@ -67,7 +67,7 @@ def _clusters(
     if effects.ndim != 2 or len(effects) != n or not np.isfinite(effects).all():
         msg = f"effects must be finite, one row for each of the {n} perturbations; got shape {effects.shape}."
         raise ValueError(msg)
-    k = max(1, min(200, n // 5)) if n_clusters is None else n_clusters
+    k = max(1, min(200, n // 3)) if n_clusters is None else n_clusters
     if not 1 <= k <= n:
         msg = f"n_clusters must be from 1 to the number of perturbations ({n}), not {n_clusters!r}."
         raise ValueError(msg)

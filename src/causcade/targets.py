@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +17,7 @@ from causcade import nulls
 from causcade.comparisons import MIN_CELLS, CellValues, Comparisons
 from causcade.fusion import fuse, rank_features, stack_methods
 from causcade.reference import Reference, Scorer, Side, choose_candidates
+from causcade.regimes.labels import shorten
 from causcade.scoring import target_scorer
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
+_FEW = 5  # cells of a perturbation below which there is a warning
 _WHOLE = 10_000  # genes of which all pairs of the controls may be kept (0.8 GB)
 _MOST = 5_000  # candidates that are scored together: memory grows with their square
 
@@ -166,8 +169,23 @@ def score_targets(
             results.append(run.compare(i))
             bar.update()
         null = run.null([r.genes for r in results], bar) if settings.n_null else None
+    _warn(run, null)
     fusion = None if weights is None else weights.config.get("fusion")
     return _gather(run.pairs, screen.n_genes, settings.n_draws, results, null, fusion)
+
+
+def _warn(run: _Run, null: list[list[Doubles]] | None) -> None:
+    """Say which answers rest on little."""
+    few = [name for name, cells in zip(run.pairs.names, run.pairs.cells, strict=True) if len(cells) < _FEW]
+    if few:
+        note = f"{len(few):,} perturbations have fewer than {_FEW} cells, too few for a target: {shorten(few)}."
+        warnings.warn(note, UserWarning, stacklevel=4)
+    without = [] if null is None else [n for n, scores in zip(run.pairs.names, null, strict=True) if not scores]
+    if without:
+        note = (
+            f"{len(without):,} perturbations have no null, as too few controls share their groups: {shorten(without)}."
+        )
+        warnings.warn(note, UserWarning, stacklevel=4)
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,20 @@ def check_place(adata: AnnData, key_added: str, regimes_key: str, tool: Tool) ->
     _check_writable(adata)
     there = adata.uns.get(key_added)
     if there is None:
+        _check_unused(adata, key_added)
         return
     earlier = isinstance(there, Mapping) and {"names", "weights"} <= set(there)
     if not earlier or ("masked" in there.get(_keys.PARAMS, {})) != (tool == "targets"):
         msg = f".uns[{key_added!r}] holds something that cc.tl.{tool} did not write; pass another key_added."
+        raise ValueError(msg)
+
+
+def _check_unused(adata: AnnData, key: str) -> None:
+    """Nothing may lie under a key that a first result writes or clears."""
+    ours = [key, *(f"{key}_{part}" for part in _keys.PARTS)]
+    taken = [f".{slot}[{name!r}]" for slot in ("varm", "varp") for name in ours if name in getattr(adata, slot)]
+    if taken:
+        msg = f"{', '.join(taken[:3])} would be overwritten by key_added={key!r}; pass another key_added, or delete it."
         raise ValueError(msg)
 
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from causcade.models.cdn import CDN
 
-_LFC, _WILCOXON, _FUSED = "lfc", "wilcoxon", "fused"
-
 
 def targets(
     adata: AnnData,
@@ -39,7 +37,7 @@ def targets(
     candidates: Literal["auto", "all", "de"] | Sequence[str] = "auto",
     n_candidates: int = 1000,
     n_draws: int = 4,
-    n_half: int = 0,
+    n_half: int = 2,
     n_null: int = 0,
     masked: bool = False,
     accelerator: str = "auto",
@@ -88,7 +86,8 @@ def targets(
     n_draws
         Passes of the network that are averaged; it learns local graphs on random subsets of genes.
     n_half
-        Halves of the cells that give the spread (an even number; 0 = spread over the draws alone).
+        Halves of the cells that give the spread (an even number; 0 = spread over the draws alone, which says how much the
+        local graphs matter and nothing about the cells).
     n_null
         Control-versus-control splits per perturbation for p values and FDR; 0 = none. Half of the controls of each
         group are set aside in turn, and as many of them as the perturbation has cells (as far as there are) take its
@@ -96,9 +95,10 @@ def targets(
         an FDR below ``1 / n_null`` is out of reach. It is the null of a perturbation that does *nothing*: genes
         downstream of a target differ from controls too, and may be called.
     masked
-        Hide what a perturbation does to the expression of its own known target, as when a drug acts on the protein:
-        the target's values in the perturbed cells are replaced with those of random controls, so that it shows no
-        change of its own and correlates with nothing. For evaluation. All scores see the replaced values.
+        Hide what a perturbation does to the expression of its own known targets (all of a combination's): their values
+        in the perturbed cells are replaced with those of controls that are alike in the genes that did not change, so that
+        they show no change of their own but keep the correlations they have among controls. For evaluation. All scores see
+        the replaced values; targets that are not measured are left as they are.
     accelerator, devices
         ``"auto"``, ``"cpu"`` or ``"cuda"``, and the number of the device.
     rng
@@ -143,7 +143,8 @@ def targets(
     Warns
     -----
     UserWarning
-        If perturbations have fewer than 3 usable cells: they are listed, and get no column.
+        If perturbations have fewer than 3 usable cells: they are listed, and get no column. If they have fewer than 5, or
+        too few controls share their groups for a null.
 
     Examples
     --------
@@ -248,9 +249,9 @@ def _write(adata: AnnData, key: str, scores: TargetScores, result: dict[str, Any
         _keys.sd(key): scores.sd,
         _keys.pvalue(key): scores.pvalue,
         _keys.fdr(key): scores.fdr,
-        _keys.baseline(key, _LFC): scores.lfc,
-        _keys.baseline(key, _WILCOXON): scores.wilcoxon,
-        _keys.baseline(key, _FUSED): scores.fused,
+        _keys.baseline(key, _keys.LFC): scores.lfc,
+        _keys.baseline(key, _keys.WILCOXON): scores.wilcoxon,
+        _keys.baseline(key, _keys.FUSED): scores.fused,
     }
     _store(adata, key, result)  # first: a view becomes actual here, and stays the same object after
     for name, values in parts.items():
