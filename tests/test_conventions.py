@@ -21,7 +21,7 @@ TESTS = ROOT / "tests"
 LEVELS = {
     0: set("_checks _device _keys citests contrasts fusion metrics nn pairs set_inputs simulate splits stats".split()),
     1: set("baselines comparisons ensemble expression networks nulls reference regimes scoring screendata".split())
-    | {"target_baselines"},
+    | {"target_baselines", "graph_baselines"},
     2: set("causes datasets evaluate heldout heldout_targets models pretrain pretrained realscreens targets".split()),
     3: {"pp", "tl", "pl", "get"},
     4: {"__init__", "demo"},

@@ -6,12 +6,16 @@ and averages over regulators (:func:`per_regulator`). The row score alone reward
 one list that ignores the target does well on it, and gets exactly 0.5 in column AUROC. So
 :func:`cause_report` gives both, each beside the list that ignores the question and beside shuffled scores.
 
+A whole graph with its edge probabilities goes to :func:`graph_report`, over all ordered pairs of genes.
+
 Tied scores are never broken by position: AUROC counts a tied pair half, average precision steps over whole
 groups of ties (as scikit-learn does), F1 takes the expectation over random tie-breaking. The exception is
 :func:`target_rank`, the place of one known target in a list: there, ties count against the target.
 """
 
 from causcade.metrics._calibration import brier, brier_skill, expected_calibration_error
+from causcade.metrics._dag import choose_threshold, expected_false_edges, is_acyclic, to_dag
+from causcade.metrics._graphs import EdgeRecovery, edge_recovery, graph_report, shd, sid
 from causcade.metrics._ranking import (
     auroc,
     average_precision,
@@ -26,21 +30,30 @@ from causcade.metrics._sortability import r2_sortability, varsortability
 from causcade.metrics._targets import recall_at, recall_curve, target_rank, target_report
 
 __all__ = [
+    "EdgeRecovery",
     "auroc",
     "average_precision",
     "brier",
     "brier_skill",
     "cause_report",
+    "choose_threshold",
     "direction_accuracy",
+    "edge_recovery",
     "expected_calibration_error",
+    "expected_false_edges",
     "f1_at_true_count",
     "false_negative_rate_by_path",
+    "graph_report",
+    "is_acyclic",
     "per_regulator",
     "per_target",
     "r2_sortability",
     "recall_at",
     "recall_curve",
+    "shd",
+    "sid",
     "target_rank",
     "target_report",
+    "to_dag",
     "varsortability",
 ]
