@@ -172,7 +172,7 @@ BAD_ARGUMENTS = {
     "stable": ({"stable": "a"}, ValueError, "stable is a rank correlation.*not 'a'"),
     "stable NaN": ({"stable": float("nan")}, ValueError, "stable is a rank correlation"),
     "unknown model": ({"model": "tcd-nothing"}, ValueError, "No weights 'tcd-nothing': neither a released name"),
-    "model a number": ({"model": 3}, ValueError, "model must be a released name, a folder or a TCD object, not int"),
+    "model a number": ({"model": 3}, ValueError, "model must be a released name, a folder or a trained TCD, not int"),
     "accelerator": ({"accelerator": "tpu"}, ValueError, "accelerator must be 'auto', 'cpu' or 'cuda', not 'tpu'"),
     "no cuda": ({"accelerator": "cuda"}, RuntimeError, "finds no CUDA device; use accelerator='auto' or 'cpu'"),
     "devices": ({"devices": "all"}, ValueError, "devices must be 'auto' or the number of a device"),

@@ -308,8 +308,8 @@ def test_save_and_load_score_the_same(screen: Any, tmp_path: Path) -> None:
 def test_pretrained_weights_travel(screen: Any, tmp_path: Path) -> None:
     model = new(screen, trained=True)
     model.save_pretrained(tmp_path / "w")
-    found = pretrained.load(tmp_path / "w", model="CDN")
-    assert (found.config["network"], found.config["model"], found.config["subset"]) == ("differential", "CDN", 10)
+    found = pretrained.load(tmp_path / "w")
+    assert (found.config["network"], found.model, found.config["subset"]) == ("differential", "CDN", 10)
     other = screen[:, ::-1].copy()
     del other.uns["regimes"]
     there = CDN.from_pretrained(tmp_path / "w", other, "pert", "control")
@@ -331,9 +331,9 @@ def test_models_refuse_the_weights_of_each_other(
         assert CDN.from_pretrained(tmp_path / "w", screen).is_trained
     other = screen.copy()
     before = fingerprint(other)
-    with pytest.raises(ValueError, match=r"are of a CDN, not of a TCD: use causcade\.models\.CDN"):
+    with pytest.raises(ValueError, match=r"are of CDN, not of TCD: use causcade\.models\.CDN"):
         TCD.from_pretrained(tmp_path / "w", other)
-    with pytest.raises(ValueError, match=r"are of a TCD, not of a CDN: use causcade\.models\.TCD"):
+    with pytest.raises(ValueError, match=r"are of TCD, not of CDN: use causcade\.models\.TCD"):
         CDN.from_pretrained(tiny_weights, other)
     assert fingerprint(other) == before
 

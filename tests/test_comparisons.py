@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from causcade import pp
-from causcade.comparisons import CellValues, Comparisons, read_groups, read_perturbations
+from causcade.comparisons import Comparisons, read_groups, read_perturbations
 
 
 def test_all_perturbations(screen):
@@ -23,15 +23,6 @@ def test_all_perturbations(screen):
 def test_chosen_perturbations_keep_their_order(screen):
     assert read_perturbations(screen, ["G07", "G02"])[1].names == ("G07", "G02")
     assert read_perturbations(screen, "G07")[1].names == ("G07",)
-
-
-def test_values_are_those_of_blocks(screen):
-    for values in ("counts", "log"):
-        screen.X = screen.X if values == "counts" else np.log1p(screen.X)
-        found, _ = read_perturbations(screen, values=values)
-        every = np.concatenate([y.numpy() for _, y in found.blocks()])
-        cells = np.array([9, 3, 150, 3])
-        np.testing.assert_allclose(CellValues(found)(cells), every[cells], atol=1e-6)
 
 
 def test_drugs_with_the_same_target_stay_apart_and_combinations_too(screen):
@@ -111,9 +102,7 @@ def test_groups_need_no_regimes_and_ignore_other_cells(screen):
     assert found.codes.tolist() == [{"G01": 0, "control": 1}.get(label, -1) for label in labels]
     total = plain.X.sum(1)
     scale = np.median(total[found.codes >= 0])  # of the cells that are compared
-    np.testing.assert_allclose(
-        CellValues(found)(np.array([70])), np.log1p(plain.X[[70]] * scale / total[70]), atol=1e-5
-    )
+    np.testing.assert_allclose(found.rows(np.array([70])), np.log1p(plain.X[[70]] * scale / total[70]), atol=1e-5)
 
 
 @pytest.mark.parametrize(

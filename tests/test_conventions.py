@@ -19,10 +19,14 @@ TESTS = ROOT / "tests"
 
 # Who may import whom: a file imports its own level and those below. `__init__` and `demo` stand above all.
 LEVELS = {
-    0: set("_checks _device _keys citests contrasts fusion metrics nn pairs set_inputs simulate splits stats".split()),
+    0: set(
+        "_checks _device _keys citests contrasts edge_inputs fusion metrics nn pairs set_inputs simulate splits stats".split()
+    ),
     1: set("baselines comparisons ensemble expression networks nulls reference regimes scoring screendata".split())
     | {"target_baselines", "graph_baselines"},
-    2: set("causes datasets evaluate heldout heldout_targets models pretrain pretrained realscreens targets".split()),
+    2: set(
+        "causes datasets evaluate graphs heldout heldout_graphs heldout_targets models pretrain pretrained realscreens targets".split()
+    ),
     3: {"pp", "tl", "pl", "get"},
     4: {"__init__", "demo"},
 }

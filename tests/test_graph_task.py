@@ -146,3 +146,41 @@ def test_prior_comes_from_the_recipe() -> None:
 def test_other_networks_are_refused() -> None:
     with pytest.raises(ValueError, match="not by CellStream"):
         task().loss(CellStream(), 0)
+
+
+def test_reused_batches_are_the_same_graphs_with_other_cells() -> None:
+    batches = GraphBatches(PRIOR, 3, 4, 40, reuse=2, pool=3)
+    first, again = batches[1], batches[4]  # pool steps apart
+    assert torch.equal(first.adjacency, again.adjacency)
+    assert first.values.shape[1] != again.values.shape[1] or not torch.equal(first.values, again.values)
+    assert not any(same(batches[s], first) for s in (0, 2, 3))
+    whole = GraphBatches(PRIOR, 3, 4, 40)[1]
+    assert torch.equal(whole.adjacency, first.adjacency)
+    rows = {tuple(row.tolist()) for row in whole.values[0]}
+    assert {tuple(row.tolist()) for row in first.values[0]} <= rows
+    assert 20 <= first.values.shape[1] <= whole.values.shape[1]
+    fresh = GraphBatches(PRIOR, 3, 4, 40, reuse=2, pool=3)
+    assert same(fresh[4], again) and same(fresh[1], first)  # whatever was asked before
+
+
+def test_some_reused_batches_are_mostly_control() -> None:
+    prior = GraphPrior(genes={"4": 1.0}, cells=(60, 60), interventional=1.0, share=(0.5, 0.5), hidden=0.0, missing=0.0)
+    batches = GraphBatches(prior, 0, 4, 400, reuse=2, pool=30)
+    shares = [float(batches[step].mask.any(2).float().mean()) for step in range(60)]
+    assert min(shares) < 0.25 and 0.3 < np.median(shares) < 0.7
+
+
+def test_batches_of_the_pair_network_go_by_pairs_of_genes() -> None:
+    prior = GraphPrior(genes={"5": 1.0, "20": 1.0, "40": 1.0}, cells=(30, 3000))
+    batches = GraphBatches(prior, 0, 8, 100, by_pairs=True)
+    assert {batches.size(s)[::2] for s in range(60)} == {(16, 5), (8, 20), (2, 40)}
+
+
+def test_task_takes_penalty_and_reuse_from_the_recipe() -> None:
+    recipe = Recipe(
+        "test", network="edges", batch=4, steps=9, prior={"genes": {"3": 1.0}, "cells": [30, 60]}, reuse=3, pool=5,
+        acyclic={"lr": 0.5, "every": 2},
+    )  # fmt: skip
+    found = GraphTask(recipe, CPU)
+    assert (found.dual.lr, found.dual.every, found.batches.reuse, found.batches.pool) == (0.5, 2, 3, 5)
+    assert found.batches.by_pairs and found.prior.cells == (30, 60)

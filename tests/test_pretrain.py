@@ -548,8 +548,8 @@ def test_what_a_run_leaves_behind(tmp_path) -> None:
 
 def test_a_run_for_targets_says_so(tmp_path) -> None:
     trainer = train(replace(TARGETS, steps=1, screen_share=0.0), tmp_path)
-    found = pretrained.load(tmp_path, model="CDN")
-    assert found.config["model"] == "CDN"
+    found = pretrained.load(tmp_path)
+    assert found.config["model"] == found.model == "CDN"
     assert Recipe(**found.config["recipe"]) == trainer.recipe
     assert same(found.net.state_dict(), trainer.average)
 

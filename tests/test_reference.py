@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu, norm
 
-from causcade.reference import Reference, choose_candidates
+from causcade.reference import Reference, choose_candidates, level_groups
 
 
 class Mean:
@@ -59,6 +59,24 @@ def test_differences_are_taken_within_groups():
     zs = [exact_z(control[groups == g], perturbed[others == g]) for g in (0, 4)]
     weight = np.array([30 * 5 / 36, 10 * 15 / 26])
     np.testing.assert_allclose(z, (weight**0.5 @ np.array(zs)) / weight.sum() ** 0.5, rtol=1e-4)
+
+
+def test_groups_are_brought_to_the_level_of_their_controls():
+    values, groups = cells(60), np.repeat([0, 4, 9], [30, 20, 10])
+    control = (np.arange(60) % 2 == 0) & (groups != 9)  # group 9 has none
+    before = values.copy()
+    moved = values + np.where(groups == 4, 50.0, 0.0)[:, None].astype(np.float32)
+    out = level_groups(moved, groups, control)
+    means = [out[control & (groups == g)].mean(0) for g in (0, 4)]
+    np.testing.assert_allclose(means[0], means[1], atol=1e-4)
+    np.testing.assert_allclose(means[0], moved[control].mean(0), atol=1e-4)
+    np.testing.assert_array_equal(out[groups == 9], moved[groups == 9])
+    np.testing.assert_array_equal(values, before)
+    own = Reference(moved[control], groups[control], Mean(), None)
+    np.testing.assert_array_equal(out[groups == 4], own.level(moved[groups == 4], groups[groups == 4]))
+    np.testing.assert_array_equal(level_groups(values, np.zeros(60, dtype=np.int64), control), values)
+    with pytest.raises(ValueError, match="No control cells"):
+        level_groups(values, groups, np.zeros(60, dtype=bool))
 
 
 def test_group_of_one_control_and_absent_groups_are_fine():

@@ -49,6 +49,14 @@ def test_log_values_are_used_as_they_are(screen):
     np.testing.assert_array_equal(whole(read_screen(screen, layer="log", values="log")), screen.layers["log"])
 
 
+def test_rows_are_those_of_blocks(screen):
+    cells = np.array([9, 3, 150, 3])
+    for values in ("counts", "log"):
+        screen.X = screen.X if values == "counts" else np.log1p(screen.X)
+        data = read_screen(screen, values=values)
+        np.testing.assert_array_equal(data.rows(cells), whole(data)[cells])
+
+
 def test_blocks_are_kept_only_after_a_whole_pass(screen, monkeypatch):
     data = read_screen(screen)
     reads = []

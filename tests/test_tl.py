@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 
 import anndata as ad
@@ -10,6 +11,7 @@ from scipy import sparse
 
 from causcade import get, pp, tl
 from causcade.pretrained import Weights, load
+from causcade.tl._checks import check_place, load_weights
 
 QUICK = {"n_half": 0, "progress_bar": False}
 
@@ -323,14 +325,32 @@ def test_causes_and_targets_keep_apart(screen, shift, tiny_weights):
     target_scores(screen, shift)
     with pytest.raises(ValueError, match=r"cc\.tl\.causes did not write"):
         tl.causes(screen, "G01", model=tiny_weights, key_added="targets", **QUICK)
+    screen.uns["graph"] = {"names": ["G01"], "weights": "x", "threshold": 0.5, "params": {}}
+    with pytest.raises(ValueError, match=r"cc\.tl\.causes did not write"):
+        tl.causes(screen, "G01", model=tiny_weights, key_added="graph", **QUICK)
+    check_place(screen, "graph", "regimes", "graph")
     assert "causes" in screen.varm
 
 
 def test_a_model_answers_its_own_question(screen, shift, tiny_weights):
-    with pytest.raises(ValueError, match=r"of a TCD, but cc\.tl\.targets needs a CDN\. They answer cc\.tl\.causes"):
+    with pytest.raises(ValueError, match=r"of TCD, but cc\.tl\.targets needs CDN\. They answer cc\.tl\.causes"):
         target_scores(screen, tiny_weights)
-    with pytest.raises(ValueError, match=r"of a CDN, but cc\.tl\.causes needs a TCD\. They answer cc\.tl\.targets"):
+    with pytest.raises(ValueError, match=r"of CDN, but cc\.tl\.causes needs TCD\. They answer cc\.tl\.targets"):
         tl.causes(screen, "G01", model=shift, **QUICK)
+    with pytest.raises(ValueError, match=r"of AVICI, but cc\.tl\.targets needs CDN\. They answer cc\.tl\.graph"):
+        target_scores(screen, Model(model="AVICI"))
+    with pytest.raises(ValueError, match=r"of TCD, but cc\.tl\.graph needs AVICI"):
+        load_weights(tiny_weights, "AVICI")
+    assert load_weights(Model(model="AVICI"), "AVICI").model == "AVICI"
+
+
+def test_files_without_the_name_of_the_model_answer_their_own_question(screen, tiny_target_weights):
+    config = json.loads((tiny_target_weights / "config.json").read_text())
+    del config["model"]
+    (tiny_target_weights / "config.json").write_text(json.dumps(config))
+    target_scores(screen, tiny_target_weights, "G05", n_draws=1, n_half=0)
+    with pytest.raises(ValueError, match=r"of CDN, but cc\.tl\.causes needs TCD"):
+        tl.causes(screen, "G01", model=tiny_target_weights, **QUICK)
 
 
 def test_what_the_model_was_set_up_with(screen, shift):
@@ -418,7 +438,7 @@ BAD_QUESTIONS = {
     "rng": ({"rng": -1}, ValueError, "rng must not be negative"),
     "key_added": ({"key_added": "a/b"}, ValueError, "key_added must be non-empty text"),
     "key of the regimes": ({"key_added": "regimes"}, ValueError, "would overwrite the regimes"),
-    "model": ({"model": 3}, ValueError, "a folder or a CDN object, not int"),
+    "model": ({"model": 3}, ValueError, "a folder or a trained CDN, not int"),
     "no weights": ({"model": "cdn-nothing"}, ValueError, "No weights 'cdn-nothing'"),
     "layer": ({"layer": "x"}, KeyError, "no layer 'x'"),
     "regimes": ({"regimes_key": "mine"}, KeyError, r"no regimes in \.uns\['mine'\]"),

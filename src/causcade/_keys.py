@@ -32,8 +32,23 @@ CORRELATION: Final = "correlation"
 LFC: Final = "lfc"
 WILCOXON: Final = "wilcoxon"
 FUSED: Final = "fused"
+PRECISION: Final = "precision"
+DAG: Final = "dag"
 #: What follows the stem of a result.
-PARTS: Final = ("sd", "pvalue", "fdr", "n_draws", POPULARITY, KNOCKOUT_T, CORRELATION, LFC, WILCOXON, FUSED)
+PARTS: Final = (
+    "sd",
+    "pvalue",
+    "fdr",
+    "n_draws",
+    POPULARITY,
+    KNOCKOUT_T,
+    CORRELATION,
+    LFC,
+    WILCOXON,
+    FUSED,
+    PRECISION,
+    DAG,
+)
 
 
 def sd(key: str) -> str:
@@ -54,6 +69,11 @@ def fdr(key: str) -> str:
 def n_draws(key: str) -> str:
     """Key of the number of draws that scored each entry under `key`."""
     return f"{key}_n_draws"
+
+
+def dag(key: str) -> str:
+    """Key of the edges that are left when every cycle among those called under `key` is cut."""
+    return f"{key}_{DAG}"
 
 
 def baseline(key: str, name: str) -> str:

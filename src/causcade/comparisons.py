@@ -8,19 +8,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from causcade.expression import read_expression
 from causcade.regimes import Regimes, from_adata
 from causcade.regimes.labels import Genes, as_text, count_labels, shorten, suggest
 from causcade.screendata import ScreenData, Values, _read_groups, read_screen
-from causcade.stats import log_normalise
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["MIN_CELLS", "CellValues", "Comparisons", "read_groups", "read_perturbations"]
+__all__ = ["MIN_CELLS", "Comparisons", "read_groups", "read_perturbations"]
 
 #: Sets with fewer cells are not compared.
 MIN_CELLS = 3
@@ -94,24 +92,6 @@ class Comparisons:
             cells=tuple(cells[i] for i in enough),
             known=tuple(self.known[i] for i in enough),
         )
-
-
-class CellValues:
-    """Log-normalised values of any cells of a screen, as :meth:`ScreenData.blocks` gives them."""
-
-    def __init__(self, screen: ScreenData) -> None:
-        self._screen = screen
-        total = screen.source.total_counts
-        used = total[(total > 0) & (screen.codes >= 0)]
-        self._scale = float(np.median(used)) if used.size else 1.0
-
-    def __call__(self, cells: Positions) -> NDArray[np.float32]:
-        """``(len(cells), n_genes)`` values, in the order asked for."""
-        x = self._screen.source.rows(cells)
-        if self._screen.values == "log":
-            return x
-        total = torch.from_numpy(self._screen.source.total_counts[cells]).to(torch.float32)
-        return log_normalise(torch.from_numpy(x), total, self._scale).numpy()
 
 
 def read_perturbations(

@@ -15,11 +15,13 @@ from torch import nn
 from causcade import metrics
 from causcade.baselines import correlation, knockout_t, popularity
 from causcade.ensemble import score_pairs
+from causcade.heldout_graphs import card as graph_card
+from causcade.heldout_graphs import score_heldout_graphs
 from causcade.heldout_targets import card as target_card
 from causcade.heldout_targets import score_heldout_targets
 from causcade.pairs import pair_features
 from causcade.pretrain import Recipe
-from causcade.pretrained import load
+from causcade.pretrained import Weights, load
 from causcade.scoring import cell_scorer, pair_scorer
 from causcade.simulate.episodes import Screen, ScreenPrior, assay, draw_screen
 from causcade.simulate.graphs import ancestors, path_lengths
@@ -124,22 +126,36 @@ def release(folder: Path, out: Path, *, n_screens: int = 4) -> None:
     """
     weights = load(folder)
     recipe = Recipe(**weights.config["recipe"])
-    if recipe.network == "differential":
-        scores = score_heldout_targets(weights.net, weights.config, recipe, n_models=2 * n_screens)
-        seen = {f"mAP, {kind}": round(methods["CDN"]["ap"], 1) for kind, methods in scores.items()}
-    else:
-        scores = score_heldout(weights.net, weights.config, recipe.screen_prior(), n_screens=n_screens)
-        seen = {f"column AUROC, {kind}": round(methods["TCD"]["column_auroc"], 1) for kind, methods in scores.items()}
-    config = {**weights.config, "sha256": weights.sha256, "scores": seen}
+    config: dict[str, Any] = {**weights.config, "sha256": weights.sha256}
+    seen, text = _SCORED[weights.model](weights, recipe, config, n_screens)
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "model.safetensors", out / "model.safetensors")
-    (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    text = (
-        target_card(config, scores, recipe)
-        if recipe.network == "differential"
-        else card(config, scores, recipe.screen_prior())
-    )
+    (out / "config.json").write_text(json.dumps({**config, "scores": seen}, indent=1) + "\n")
     (out / "README.md").write_text(text)
+
+
+_Scored = tuple[dict[str, float], str]
+
+
+def _causes(weights: Weights, recipe: Recipe, config: dict[str, Any], n: int) -> _Scored:
+    scores = score_heldout(weights.net, config, recipe.screen_prior(), n_screens=n)
+    seen = {f"column AUROC, {kind}": round(methods["TCD"]["column_auroc"], 1) for kind, methods in scores.items()}
+    return seen, card(config, scores, recipe.screen_prior())
+
+
+def _targets(weights: Weights, recipe: Recipe, config: dict[str, Any], n: int) -> _Scored:
+    scores = score_heldout_targets(weights.net, config, recipe, n_models=2 * n)
+    seen = {f"mAP, {kind}": round(methods["CDN"]["ap"], 1) for kind, methods in scores.items()}
+    return seen, target_card(config, scores, recipe)
+
+
+def _graphs(weights: Weights, recipe: Recipe, config: dict[str, Any], n: int) -> _Scored:
+    scores = score_heldout_graphs(weights.net, recipe, n=3 * n)
+    seen = {f"AUPRC, {kind}": round(methods["AVICI"]["auprc"], 2) for kind, methods in scores.items()}
+    return seen, graph_card(config, scores, recipe)
+
+
+_SCORED = {"TCD": _causes, "CDN": _targets, "AVICI": _graphs}
 
 
 def card(config: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]], prior: ScreenPrior) -> str:

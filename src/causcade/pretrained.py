@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from causcade.pretrain.recipe import NETWORKS
+from causcade.pretrain.recipe import MODELS, NETWORKS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +47,11 @@ class Weights:
         """``name@sha256`` (twelve digits), as stored with results."""
         return f"{self.name}@{self.sha256[:12]}"
 
+    @property
+    def model(self) -> str:
+        """The model they are of: ``"TCD"`` (causes), ``"CDN"`` (targets) or ``"AVICI"`` (graph)."""
+        return _model_of(self.config)
+
 
 def _folder() -> Path:
     return Path(str(resources.files("causcade") / "weights"))
@@ -57,11 +62,14 @@ def available() -> list[str]:
     return sorted(p.parent.name for p in _folder().glob("*/config.json"))
 
 
-#: Networks that answer each model's question.
-MODELS: dict[str, tuple[str, ...]] = {"TCD": ("pairs", "cells"), "CDN": ("differential",)}
+def _model_of(config: dict[str, Any]) -> str:
+    """What a config says, or for files of other hands, which may lack it, the model that has the network."""
+    if "model" in config:
+        return str(config["model"])
+    return next(model for model, networks in MODELS.items() if config["network"] in networks)
 
 
-def load(name: str | Path, *, model: str | None = None) -> Weights:
+def load(name: str | Path) -> Weights:
     """Load released weights by name, or weights of your own from a folder.
 
     Parameters
@@ -69,19 +77,14 @@ def load(name: str | Path, *, model: str | None = None) -> Weights:
     name
         A name of :func:`available`, or a folder with ``config.json`` and ``model.safetensors`` as written by
         ``python -m causcade.pretrain`` or ``TCD.save_pretrained``.
-    model
-        ``"TCD"`` (causes) or ``"CDN"`` (targets), if only weights of that model will do.
 
     Raises
     ------
     ValueError
-        If there are no such weights, or they are of another model.
+        If there are no such weights.
     RuntimeError
         If the files are damaged, are a pickle, do not fit each other, or hold weights that are not finite.
     """
-    if model is not None and model not in MODELS:
-        msg = f"No model {model!r} has weights; those that have are {list(MODELS)}."
-        raise ValueError(msg)
     released = str(name) in available()
     folder = _folder() / str(name) if released else Path(name)
     if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
@@ -97,10 +100,6 @@ def load(name: str | Path, *, model: str | None = None) -> Weights:
     if (released and expected is None) or (expected is not None and expected != sha256):
         msg = f"The weights {str(name)!r} are damaged: sha256 {sha256[:12]}, expected {str(expected)[:12]}. Reinstall."
         raise RuntimeError(msg)
-    if model is not None and config["network"] not in MODELS[model]:
-        fitting = [n for n in available() if _read_config(_folder() / n)["network"] in MODELS[model]]
-        msg = f"The weights {str(name)!r} are of a network {config['network']!r}, not of {model}; use one of {fitting}."
-        raise ValueError(msg)
     return Weights(str(name), _build(folder, config), config, sha256)
 
 
@@ -123,9 +122,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_values(path: Path, config: dict[str, Any]) -> None:
-    model = config.get("model", "TCD" if config["network"] != "differential" else "CDN")
-    if config["network"] not in MODELS.get(str(model), ()):
-        msg = f"{path} is of a model {model!r} with network {config['network']!r}; known are {MODELS}."
+    if config["network"] not in MODELS.get(_model_of(config), ()):
+        msg = f"{path} is of a model {config['model']!r} with network {config['network']!r}; known are {MODELS}."
         raise RuntimeError(msg)
     for name, least in (("subset", 2), ("cells", 1)):
         value = config.get(name, least)

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from causcade import _keys, datasets
-from causcade.comparisons import CellValues, read_perturbations
+from causcade.comparisons import read_perturbations
 from causcade.pretrain.target_items import TargetScreen
+from causcade.reference import level_groups
 from causcade.regimes import read_obs, to_uns
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def read_target_screen(name: str | Path, batch_key: str | None = None, *, least:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # small perturbations are left out below
         screen, pairs = read_perturbations(read_adata(name), batch_key=batch_key)
-    values = CellValues(screen)(np.arange(len(screen.codes)))
+    values = screen.rows(np.arange(len(screen.codes)))
     codes = np.full(len(values), -1)
     codes[pairs.control] = 0
     targets = {}
@@ -67,14 +68,5 @@ def read_target_screen(name: str | Path, batch_key: str | None = None, *, least:
         if len(cells) >= least and len(known):
             codes[cells] = r
             targets[r] = tuple(int(g) for g in known)
-    _level(values, screen.groups, codes == 0)
+    values = level_groups(values, screen.groups, codes == 0)
     return TargetScreen(torch.from_numpy(values), torch.from_numpy(codes), targets)
-
-
-def _level(values: np.ndarray, groups: np.ndarray, control: np.ndarray) -> None:
-    """Take the differences between the groups' controls out, in place."""
-    whole = values[control].mean(0)
-    for group in np.unique(groups):
-        own = groups == group
-        if (own & control).any():
-            values[own] -= values[own & control].mean(0) - whole

@@ -14,7 +14,7 @@ from causcade import nulls
 from causcade.contrasts import Summary, summarise
 from causcade.target_baselines import RankSum
 
-__all__ = ["Reference", "Scorer", "Side", "choose_candidates"]
+__all__ = ["GroupLevels", "Reference", "Scorer", "Side", "choose_candidates", "level_groups"]
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -73,26 +73,82 @@ def _summary(values: Floats, genes: Positions) -> Summary:
     return summarise(torch.from_numpy(np.ascontiguousarray(values[:, genes])))
 
 
+class GroupLevels:
+    """How far the controls of every group (batch) lie from all controls.
+
+    Parameters
+    ----------
+    control
+        ``(n_controls, n_genes)`` values of the controls.
+    groups
+        ``(n_controls,)`` their groups.
+
+    Raises
+    ------
+    ValueError
+        If there are no controls.
+    """
+
+    def __init__(self, control: Floats, groups: Positions) -> None:
+        if not len(control):
+            msg = "No control cells, so groups cannot be brought to one level; give at least one control."
+            raise ValueError(msg)
+        self.labels = np.unique(groups)
+        self.mean = control.mean(0, dtype=np.float64)
+        means = [control[groups == label].mean(0, dtype=np.float64) for label in self.labels]
+        self._offset = (np.stack(means) - self.mean).astype(np.float32)
+
+    def level(self, values: Floats, groups: Positions) -> Floats:
+        """Values ``(n_cells, n_genes)`` with these differences taken out; groups without controls stay as they are."""
+        if len(self.labels) == 1:
+            return values
+        out = values.copy()  # group by group: a whole screen would not fit three times
+        for label, offset in zip(self.labels, self._offset, strict=True):
+            out[groups == label] -= offset
+        return out
+
+
+def level_groups(values: Floats, groups: Positions, control: NDArray[np.bool_]) -> Floats:
+    """Bring the groups (batches) of a screen to one level: that of their controls.
+
+    Parameters
+    ----------
+    values
+        ``(n_cells, n_genes)`` log-normalised values.
+    groups
+        ``(n_cells,)`` group of every cell.
+    control
+        ``(n_cells,)`` which cells are controls.
+
+    Returns
+    -------
+    Values with the differences between the groups' controls taken out; groups without controls stay as they are. The
+    same array if the controls are of one group.
+
+    Raises
+    ------
+    ValueError
+        If there are no controls.
+    """
+    return GroupLevels(values[control], groups[control]).level(values, groups)
+
+
 class Reference:
     """Control cells, and all that is computed of them once."""
 
     def __init__(
         self, values: Floats, groups: Positions, scorer: Scorer, fixed: Positions | None, *, whole: bool = False
     ) -> None:
-        self.labels, inverse = np.unique(groups, return_inverse=True)
-        self.mean = values.mean(0, dtype=np.float64)
-        means = [values[inverse == g].mean(0, dtype=np.float64) for g in range(len(self.labels))]
-        self._offset = (np.stack(means) - self.mean).astype(np.float32)
+        self._levels = GroupLevels(values, groups)
+        self.labels, self.mean = self._levels.labels, self._levels.mean
         self.groups, self.values = groups, self.level(values, groups)
-        self._ranks = [RankSum(self.values[inverse == g]) for g in range(len(self.labels))]
-        self._size = np.bincount(inverse)
+        self._ranks = [RankSum(self.values[groups == label]) for label in self.labels]
+        self._size = [int((groups == label).sum()) for label in self.labels]
         self.side = Side(self.values, scorer, fixed, whole=whole)
 
     def level(self, values: Floats, groups: Positions) -> Floats:
         """Values with the differences between the groups' controls taken out."""
-        if len(self.labels) == 1:
-            return values
-        return values - self._offset[np.searchsorted(self.labels, groups)]
+        return self._levels.level(values, groups)
 
     def differences(self, values: Floats, groups: Positions) -> tuple[Doubles, Doubles]:
         """Log fold change and z of the rank-sum test of levelled values."""

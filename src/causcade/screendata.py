@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -74,18 +75,30 @@ class ScreenData:
         if self._kept is not None:
             yield from self._kept.items()
             return
-        total = self.source.total_counts
-        used = total[(total > 0) & (self.codes >= 0)]
-        scale = float(np.median(used)) if used.size else 1.0
         kept: dict[int, torch.Tensor] = {}
         for start, block in self.source.blocks():
-            y = torch.from_numpy(block)
-            if self.values != "log":
-                y = log_normalise(y, torch.from_numpy(total[start : start + len(block)]).to(y), scale)
+            y = self._normalise(block, slice(start, start + len(block)))
             if keep:
                 kept[start] = y
             yield start, y
         self._kept = kept if keep else None
+
+    def rows(self, cells: NDArray[np.int64]) -> NDArray[np.float32]:
+        """``(len(cells), n_genes)`` log-normalised values of some cells, in this order; those of :meth:`blocks`."""
+        return self._normalise(self.source.rows(cells), cells).numpy()
+
+    @cached_property
+    def _scale(self) -> float:
+        """Library size that all cells are brought to: the median of the cells in use."""
+        total = self.source.total_counts
+        used = total[(total > 0) & (self.codes >= 0)]
+        return float(np.median(used)) if used.size else 1.0
+
+    def _normalise(self, x: NDArray[np.float32], cells: slice | NDArray[np.int64]) -> torch.Tensor:
+        y = torch.from_numpy(x)
+        if self.values == "log":
+            return y
+        return log_normalise(y, torch.from_numpy(self.source.total_counts[cells]).to(y), self._scale)
 
     def moments(self, *, codes: NDArray[np.int64] | None = None, only: NDArray[np.bool_] | None = None) -> Moments:
         """One pass over the cells.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from causcade import nulls
-from causcade.comparisons import MIN_CELLS, CellValues, Comparisons
+from causcade.comparisons import MIN_CELLS, Comparisons
 from causcade.fusion import fuse, rank_features, stack_methods
 from causcade.reference import Reference, Scorer, Side, choose_candidates
 from causcade.regimes.labels import shorten
@@ -206,11 +206,10 @@ class _Run:
         self, screen: ScreenData, pairs: Comparisons, settings: TargetSettings, scorer: Scorer, base: int
     ) -> None:
         self.screen, self.settings, self.scorer, self.base = screen, settings, scorer, base
-        self.read = CellValues(screen)
         self.fixed = _fixed_candidates(settings, screen.n_genes)
         control = self._sample(pairs.control, "control")
         self.pairs = replace(pairs, control=control).usable(screen.groups)
-        self.raw, self.raw_groups = self.read(control), screen.groups[control]
+        self.raw, self.raw_groups = screen.rows(control), screen.groups[control]
         self.whole = self._reference(np.ones(len(control), dtype=bool))
         self.halves = [self._control_halves(h) for h in range(-(-settings.n_half // 2))]
 
@@ -242,9 +241,8 @@ class _Run:
         """Score one set of cells."""
         name, cells = self.pairs.names[i], self._cells(i)
         groups = self.screen.groups[cells]
-        values = self._hide(
-            self.whole, self.whole.level(self.read(cells), groups), groups, i, self.stream("mask", name)
-        )
+        levelled = self.whole.level(self.screen.rows(cells), groups)
+        values = self._hide(self.whole, levelled, groups, i, self.stream("mask", name))
         lfc, z = self.whole.differences(values, groups)
         most, fewest = self.settings.n_candidates, self.settings.min_candidates
         genes = choose_candidates(z, lfc, most, fewest) if self.fixed is None else self.fixed

@@ -13,7 +13,17 @@ from causcade import _keys
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["FUSED", "LFC", "WILCOXON", "check_count", "has", "looks_like_causes", "looks_like_targets", "names_of"]
+__all__ = [
+    "FUSED",
+    "LFC",
+    "WILCOXON",
+    "check_count",
+    "has",
+    "looks_like_causes",
+    "looks_like_graph",
+    "looks_like_targets",
+    "names_of",
+]
 
 #: What lies beside the scores of `causcade.tl.targets`
 LFC: Final = "lfc"
@@ -41,7 +51,13 @@ def has(stored: Any, *parts: str) -> bool:
 def looks_like_causes(adata: AnnData, key: str) -> bool:
     """Whether `causcade.tl.causes` wrote under `key`."""
     scored = key in adata.varm or key in adata.varp
-    return has(adata.uns.get(key), _keys.NAMES) and scored and not looks_like_targets(adata, key)
+    others = looks_like_targets(adata, key) or looks_like_graph(adata, key)
+    return has(adata.uns.get(key), _keys.NAMES) and scored and not others
+
+
+def looks_like_graph(adata: AnnData, key: str) -> bool:
+    """Whether `causcade.tl.graph` wrote under `key`; only it calls edges."""
+    return has(adata.uns.get(key), _keys.NAMES, "threshold", "perturbed") and key in adata.varp
 
 
 def looks_like_targets(adata: AnnData, key: str) -> bool:

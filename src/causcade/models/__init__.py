@@ -6,12 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from causcade.models.avici import AVICI
     from causcade.models.cdn import CDN
     from causcade.models.tcd import TCD
 
-__all__ = ["CDN", "TCD"]
+__all__ = ["AVICI", "CDN", "TCD"]
 
-_PLACES = {"TCD": "causcade.models.tcd", "CDN": "causcade.models.cdn"}
+_PLACES = {"TCD": "causcade.models.tcd", "CDN": "causcade.models.cdn", "AVICI": "causcade.models.avici"}
 
 
 def __getattr__(name: str) -> Any:

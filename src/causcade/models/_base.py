@@ -290,9 +290,9 @@ class CausalModel(BaseModelClass):
             If the files are damaged.
         """
         weights = pretrained.load(name)
-        kind = weights.config.get("model") or _model_of(weights.config["network"])
-        if kind != cls.__name__:
-            msg = f"The weights {str(name)!r} are of a {kind}, not of a {cls.__name__}: use causcade.models.{kind}."
+        if weights.model != cls.__name__:
+            known = weights.model
+            msg = f"The weights {str(name)!r} are of {known}, not of {cls.__name__}: use causcade.models.{known}."
             raise ValueError(msg)
         if args or setup or not cls._is_set_up(adata):
             cls.setup_anndata(adata, *args, **setup)
@@ -316,11 +316,6 @@ class CausalModel(BaseModelClass):
         """Say what it is; scvi-tools prints instead and returns nothing."""
         state = "trained" if self.is_trained_ else "not trained"
         return f"{self._model_summary_string}, {state}"
-
-
-def _model_of(network: str) -> str:
-    """The model that a network belongs to, for weights that do not say."""
-    return next(model for model, networks in pretrained.MODELS.items() if network in networks)
 
 
 def _to_bytes(net: nn.Module) -> bytes:

@@ -16,12 +16,12 @@ from scipy import sparse
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from causcade.comparisons import CellValues, read_perturbations
+from causcade.comparisons import read_perturbations
 from causcade.models._training import Onward
 from causcade.pretrain import Recipe
 from causcade.pretrain.target_items import PairBatch, TargetScreen
 from causcade.pretrain.tasks import TargetTask, pair_batch_loss
-from causcade.realscreens import _level
+from causcade.reference import level_groups
 from causcade.regimes.labels import shorten
 
 if TYPE_CHECKING:
@@ -91,8 +91,7 @@ def read_known(adata: AnnData, *, min_cells: int, rng: np.random.Generator, **ho
     cells = [_some(pairs.cells[i], min(_CELLS, max(room, min_cells)), rng) for i in enough]
     rows = np.concatenate([pairs.control, *cells])
     codes = np.repeat(np.arange(len(cells) + 1), [len(pairs.control), *map(len, cells)])
-    values = CellValues(screen)(rows)
-    _level(values, screen.groups[rows], codes == 0)
+    values = level_groups(screen.rows(rows), screen.groups[rows], codes == 0)
     targets = {r: tuple(int(g) for g in pairs.known[i]) for r, i in enumerate(enough, start=1)}
     known = TargetScreen(torch.from_numpy(values), torch.from_numpy(codes), targets)
     return KnownScreen(known, tuple(pairs.names[i] for i in enough))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pandas as pd
-import torch
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,8 +14,9 @@ from causcade._checks import at_least
 from causcade._device import pick_device
 from causcade.causes import Settings, score_causes
 from causcade.models._base import CausalModel
+from causcade.models._networks import untrained
 from causcade.models._training import Design, EpisodeData, Episodes, Plan, fit, like_screen
-from causcade.pretrain import NETWORKS, Recipe
+from causcade.pretrain import Recipe
 from causcade.simulate._random import numpy_generator
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class TCD(CausalModel):
             raise ValueError(msg)
         self.preset, self.subset = preset, at_least(subset, 3, "subset")
         self.cells = at_least(cells, 2, "cells")
-        self.module = self._module_cls(_network(_NETWORK[preset], sizes, rng))
+        self.module = self._module_cls(untrained(_NETWORK[preset], sizes, rng))
         self._model_summary_string = (
             f"TCD, preset {preset!r}: {adata.n_obs:,} cells x {adata.n_vars:,} genes, "
             f"{sum(p.numel() for p in self.net.parameters()):,} parameters"
@@ -314,18 +314,3 @@ class TCD(CausalModel):
         scores = score_causes(screen, weights, wanted, settings, gen)
         columns = screen.genes if wanted is None else screen.genes[wanted]
         return pd.DataFrame(scores.mean, index=pd.Index(screen.genes), columns=pd.Index(columns))
-
-
-def _network(kind: str, sizes: dict[str, Any], rng: int | np.random.Generator | None) -> nn.Module:
-    """Untrained network; torch's global generator is left as it was."""
-    network, config = NETWORKS[kind]
-    known = [f.name for f in fields(config)]
-    if unknown := sorted(set(sizes) - set(known)):
-        msg = f"Unknown sizes {unknown}; this preset has {known}."
-        raise ValueError(msg)
-    for name in (f.name for f in fields(config) if type(f.default) is int and f.name in sizes):
-        at_least(sizes[name], 0 if name == "paths" else 1, name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(numpy_generator(rng).integers(2**31)))
-        net: nn.Module = network(config(**sizes))
-    return net

@@ -13,6 +13,8 @@ import networkx as nx
 from causcade import _keys
 from causcade.get._stored import check_count
 from causcade.pl import _network, _ranked, _recall
+from causcade.pl._calibration import calibration
+from causcade.pl._graph import graph
 from causcade.pl._style import finish, new_axes, to_show
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["cause_network", "causes", "recall_curve", "targets"]
+__all__ = ["calibration", "cause_network", "causes", "graph", "recall_curve", "targets"]
 
 
 def causes(

@@ -14,14 +14,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from causcade.nn.acyclic import DualState, acyclicity_penalty, edge_bce
 from causcade.nn.avici import Avici
+from causcade.nn.edge_stream import EdgeStream
 from causcade.pretrain.recipe import Recipe
 from causcade.simulate.domains import GraphPrior, draw_graph_item
 
 __all__ = ["GraphBatch", "GraphBatches", "GraphTask"]
 
-_GRID = (
-    4_000  # cells x genes of a full-sized item; batches of larger ones are smaller, so that steps cost about the same
-)
+# Size of a full item (20 genes, 200 cells): batches of larger ones are smaller, so that steps cost about the same.
+_GRID, _PAIRS = 4_000, 400
+_MOST_ITEMS = 2  # times as many where items are small
 _MOST_WORKERS = 12
 
 
@@ -60,10 +61,28 @@ class GraphBatches(Dataset[GraphBatch], Sized):
         Items of a step where they have up to 4,000 entries (20 genes, 200 cells); beyond, fewer in proportion.
     steps
         Length of the sequence.
+    by_pairs
+        Let the batch depend on pairs of genes, as the cost of :class:`EdgeStream` does, not on entries: ``batch`` at 20
+        genes, fewer beyond, up to twice as many below.
+    reuse, pool
+        Drawing can cost more than learning: every batch is given `reuse` times, `pool` steps apart, each time with
+        other cells (40 to 100 % of them, now and then without interventions).
     """
 
-    def __init__(self, prior: GraphPrior, rng: int, batch: int, steps: int) -> None:
-        self.prior, self.rng, self.batch, self.steps = prior, rng, batch, steps
+    def __init__(
+        self,
+        prior: GraphPrior,
+        rng: int,
+        batch: int,
+        steps: int,
+        *,
+        by_pairs: bool = False,
+        reuse: int = 1,
+        pool: int = 24,
+    ) -> None:
+        self.prior, self.rng, self.batch, self.steps, self.by_pairs = prior, rng, batch, steps, by_pairs
+        self.reuse, self.pool = reuse, pool
+        self._kept: dict[int, GraphBatch] = {}
 
     def __len__(self) -> int:
         """Number of steps."""
@@ -75,17 +94,42 @@ class GraphBatches(Dataset[GraphBatch], Sized):
         genes = int(r.choices(list(self.prior.genes), list(self.prior.genes.values()))[0])
         low, high = self.prior.cells
         cells = round(low * (high / low) ** r.random())
+        if self.by_pairs:
+            return max(1, min(self.batch * _MOST_ITEMS, self.batch * _PAIRS // genes**2)), cells, genes
         return max(1, min(self.batch, self.batch * _GRID // (genes * cells))), cells, genes
 
     def __getitem__(self, step: int) -> GraphBatch:
         """Items of a step."""
+        if self.reuse == 1:
+            return self._draw(step)
+        block, place = divmod(step, self.reuse * self.pool)
+        group = block * self.pool + place % self.pool
+        self._kept = {g: kept for g, kept in self._kept.items() if g // self.pool == block}
+        if group not in self._kept:
+            self._kept[group] = self._draw(group)
+        return self._thinned(self._kept[group], step)
+
+    def _draw(self, step: int) -> GraphBatch:
         n, cells, genes = self.size(step)
-        first = step * self.batch
+        first = step * self.batch * (_MOST_ITEMS if self.by_pairs else 1)
         items = [draw_graph_item(self.prior, self.rng, first + i, genes=genes, cells=cells) for i in range(n)]
         values = torch.stack([item.values for item in items])
         missing = values.isnan()
         mask, adjacency = (torch.stack([getattr(item, name) for item in items]) for name in ("mask", "adjacency"))
         return GraphBatch(values.nan_to_num(0.0), mask, missing, adjacency)
+
+    def _thinned(self, batch: GraphBatch, step: int) -> GraphBatch:
+        """Some of the cells (they are in random order); in a tenth of the steps those without interventions come first."""
+        r = random.Random(f"graph cells/{self.rng}/{step}")
+        cells = batch.values.shape[1]
+        keep = max(min(cells, 20), round(cells * r.uniform(0.4, 1.0)))
+        gen = torch.Generator().manual_seed(r.getrandbits(62))
+        order = torch.rand(batch.values.shape[:2], generator=gen)
+        if r.random() < 0.1:
+            order = order + batch.mask.any(2)
+        chosen = order.argsort(1)[:, :keep, None].expand(-1, -1, batch.values.shape[2])
+        values, mask, missing = (t.gather(1, chosen) for t in (batch.values, batch.mask, batch.missing))
+        return GraphBatch(values, mask, missing, batch.adjacency)
 
 
 class GraphTask:
@@ -98,9 +142,9 @@ class GraphTask:
     device
         Where the network is. Items are drawn on the CPU.
     prior
-        What items are drawn from; None: ``GraphPrior(**recipe.prior)``.
+        What items are drawn from; None: that of the recipe.
     acyclic
-        Arguments of :class:`causcade.nn.acyclic.DualState`; ``{"lr": 0}`` leaves cycles alone.
+        Arguments of :class:`causcade.nn.acyclic.DualState`; ``{"lr": 0}`` leaves cycles alone. None: the recipe's.
     num_workers
         Processes that draw batches ahead; 0 draws them when they are asked for. None: 0 on a CPU, otherwise all but
         two cores, at most 12. The batches are the same.
@@ -121,9 +165,13 @@ class GraphTask:
         num_workers: int | None = None,
     ) -> None:
         self.recipe, self.device = recipe, device
-        self.prior = prior or GraphPrior(**{k: _tuples(v) for k, v in recipe.prior.items()})
-        self.dual = DualState(**(acyclic or {}))
-        self.batches = GraphBatches(self.prior, recipe.seed, recipe.batch, recipe.steps)
+        self.prior = prior or recipe.graph_prior()
+        self.dual = DualState(**(recipe.acyclic if acyclic is None else acyclic))
+        by_pairs = recipe.network == "edges"
+        self.batches = GraphBatches(
+            self.prior, recipe.seed, recipe.batch, recipe.steps, by_pairs=by_pairs,
+            reuse=recipe.reuse, pool=recipe.pool,
+        )  # fmt: skip
         if num_workers is None:
             num_workers = 0 if device.type == "cpu" else max(0, min(_MOST_WORKERS, (os.cpu_count() or 1) - 2))
         self.num_workers = num_workers
@@ -158,8 +206,8 @@ class GraphTask:
         ValueError
             If the network is of another kind.
         """
-        if not isinstance(net, Avici):
-            msg = f"Edges are learned by an Avici network, not by {type(net).__name__}."
+        if not isinstance(net, Avici | EdgeStream):
+            msg = f"Edges are learned by an Avici or EdgeStream network, not by {type(net).__name__}."
             raise ValueError(msg)
         batch = self.batch(step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
@@ -181,7 +229,3 @@ class GraphTask:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.dual.load_state_dict(state)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

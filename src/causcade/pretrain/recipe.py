@@ -9,21 +9,31 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from causcade.nn.avici import Avici, AviciConfig
 from causcade.nn.cells import CellStream, CellStreamConfig
 from causcade.nn.differential import Differential, DifferentialConfig
+from causcade.nn.edge_stream import EdgeStream, EdgeStreamConfig
 from causcade.nn.pair_stream import PairStream, PairStreamConfig
+from causcade.simulate._graph_priors import GraphPrior
 from causcade.simulate.episodes import ScreenPrior
 from causcade.simulate.shifts import ShiftPrior
 
-__all__ = ["NETWORKS", "Recipe", "build_network"]
+__all__ = ["MODELS", "NETWORKS", "Recipe", "build_network"]
 
 NETWORKS: dict[str, tuple[type, type]] = {
     "pairs": (PairStream, PairStreamConfig),
     "cells": (CellStream, CellStreamConfig),
     "differential": (Differential, DifferentialConfig),
+    "edges": (EdgeStream, EdgeStreamConfig),
+    "avici": (Avici, AviciConfig),
 }
+#: Networks of each model.
+MODELS: dict[str, tuple[str, ...]] = {"TCD": ("pairs", "cells"), "CDN": ("differential",), "AVICI": ("edges", "avici")}
+_PRIORS: dict[str, Any] = {"differential": ShiftPrior, "edges": GraphPrior, "avici": GraphPrior}
 # Fields that came later: hashed where they are used only, so that the hashes of older recipes stay.
-_LATER = {"screens", "screen_share", "real", "real_share", "subsets", "graph_weight", "start"}
+_LATER = {"screens", "screen_share", "real", "real_share", "subsets", "graph_weight", "start", "acyclic", "reuse"}
 
 
 @dataclass(frozen=True)
@@ -35,11 +45,13 @@ class Recipe:
     name
         Name of the weights.
     network
-        ``"pairs"`` and ``"cells"`` (TCD, presets ``base`` and ``paper``) or ``"differential"`` (CDN).
+        ``"pairs"`` and ``"cells"`` (TCD, presets ``base`` and ``paper``), ``"differential"`` (CDN), ``"edges"`` and
+        ``"avici"`` (AVICI, presets ``base`` and ``paper``).
     sizes
         Arguments of the network's config.
     prior
-        Arguments of :class:`ScreenPrior`; for a differential network of :class:`ShiftPrior`.
+        Arguments of :class:`ScreenPrior`; for a differential network of :class:`ShiftPrior`; for edge networks of
+        :class:`GraphPrior`.
     subset, cells
         Genes (of an item cut out of a screen, at most) and, for the cell network, cells of a training item.
     anchored
@@ -65,6 +77,10 @@ class Recipe:
         Differential network: weight of the loss on the control's graph.
     start
         Name (or folder) of weights to start from; "" = none.
+    acyclic
+        Edge networks: arguments of :class:`causcade.nn.acyclic.DualState`.
+    reuse
+        Edge networks: steps in which every drawn item is used, each time with other cells. They are `pool` steps apart.
 
     Raises
     ------
@@ -99,14 +115,18 @@ class Recipe:
     subsets: tuple[int, int] = (8, 40)
     graph_weight: float = 1.0
     start: str = ""
+    acyclic: dict[str, Any] = field(default_factory=dict)
+    reuse: int = 1
 
     def __post_init__(self) -> None:
-        if type(self.steps) is not int or self.steps < 1:
-            msg = f"steps of recipe {self.name!r} must be a whole number of at least 1, not {self.steps!r}."
-            raise ValueError(msg)
+        for name in ("steps", "reuse"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                msg = f"{name} of recipe {self.name!r} must be a whole number of at least 1, not {value!r}."
+                raise ValueError(msg)
         object.__setattr__(self, "real", _tuples(list(self.real)))
         object.__setattr__(self, "subsets", tuple(self.subsets))
-        first = ShiftPrior if self.network == "differential" else ScreenPrior
+        first = _PRIORS.get(self.network, ScreenPrior)
         for what, given, prior in (("prior", self.prior, first), ("screens", self.screens, ScreenPrior)):
             known = list(prior.__dataclass_fields__)
             if unknown := sorted(set(given) - set(known)):
@@ -153,11 +173,23 @@ class Recipe:
         """The prior of causal models (differential network)."""
         return ShiftPrior(**{k: _tuples(v) for k, v in self.prior.items()})
 
+    def graph_prior(self) -> GraphPrior:
+        """The prior of labelled graphs (edge networks)."""
+        return GraphPrior(**{k: _tuples(v) for k, v in self.prior.items()})
+
+    @property
+    def model(self) -> str:
+        """The model that the network belongs to."""
+        return next(model for model, networks in MODELS.items() if self.network in networks)
+
     def digest(self) -> str:
         """Short hash of the recipe and of the whole prior, defaults included."""
         if self.network == "differential":
             priors = {"prior": self.shift_prior().to_dict(), "screens": self.screen_prior().to_dict()}
-            everything = {k: v for k, v in asdict(self).items() if v or k != "start"} | priors
+            everything = {k: v for k, v in asdict(self).items() if v or k not in ("start", "acyclic")}
+            everything = {k: v for k, v in everything.items() if k != "reuse"} | priors
+        elif self.model == "AVICI":
+            everything = asdict(self) | {"prior": self.graph_prior().to_dict()}
         else:
             everything = {k: v for k, v in asdict(self).items() if k not in _LATER}
             everything["prior"] = self.screen_prior().to_dict()
@@ -168,10 +200,11 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def build_network(recipe: Recipe) -> PairStream | CellStream | Differential:
+def build_network(recipe: Recipe) -> nn.Module:
     """The untrained network of a recipe."""
     if recipe.network not in NETWORKS:
         msg = f"Unknown network {recipe.network!r} in recipe {recipe.name!r}; choose one of {list(NETWORKS)}."
         raise ValueError(msg)
     network, config = NETWORKS[recipe.network]
-    return network(config(**recipe.sizes))
+    net: nn.Module = network(config(**recipe.sizes))
+    return net

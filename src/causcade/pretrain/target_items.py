@@ -94,6 +94,8 @@ def from_target_screen(
     hidden
         Share of batches in which the targets' own values are replaced by those of control cells: a protein was hit, not
         its message. In as many others that is done in a random part of the cells: a message that changed little.
+        A known flaw: this also takes away the correlations of the hidden genes, a mark that a network can learn to see.
+        The masks of :func:`causcade.tl.targets` keep the correlations with genes that did not change.
 
     Raises
     ------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from causcade.nn.differential import Differential, graph_loss, target_loss
 from causcade.nn.pair_stream import pair_loss
+from causcade.pretrain.graph_task import GraphTask
 from causcade.pretrain.items import Sample, make_item, make_samples
 from causcade.pretrain.recipe import Recipe
 from causcade.pretrain.target_items import PairBatch, TargetScreen, from_shifts, from_target_screen, measure_screen
@@ -28,12 +29,29 @@ class Task(Protocol):
     def loss(self, net: nn.Module, step: int) -> Tensor:
         """Loss of a step."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold besides the network and the optimiser."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+
+
+class _Stateless:
+    """A task whose steps depend on the recipe alone."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to take over."""
+
 
 def _in_half(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
-class CauseTask:
+class CauseTask(_Stateless):
     """Causes in simulated screens, for pair and cell networks."""
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
@@ -72,7 +90,7 @@ class CauseTask:
         return pair_loss(logits.float(), labels, valid)
 
 
-class TargetTask:
+class TargetTask(_Stateless):
     """Targets in pairs of control and perturbed cells, for differential networks.
 
     A step takes its pairs from causal models, from a pool of simulated screens, or from real screens, by the shares of the
@@ -191,4 +209,6 @@ def load_target_screen(name: str, batch_key: str | None, folder: Path | None) ->
 
 def build_task(recipe: Recipe, device: torch.device, screens: Path | None = None) -> Task:
     """The task of a recipe's network; real screens that are not in the package lie in the folder ``screens``."""
+    if recipe.model == "AVICI":
+        return GraphTask(recipe, device)
     return TargetTask(recipe, device, screens) if recipe.network == "differential" else CauseTask(recipe, device)

@@ -80,6 +80,7 @@ class Trainer:
             "seconds": self.seconds,
             "recipe": self.recipe.digest(),
             "stages": self.stages,
+            "task": self.task.state_dict(),
         }
         torch.save(state, folder / "checkpoint.tmp")
         os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")
@@ -93,10 +94,10 @@ class Trainer:
         """What a reader needs to rebuild the network, and how it came about."""
         r = self.recipe
         return {
-            "model": "CDN" if r.network == "differential" else "TCD",
+            "model": r.model,
             "use": r.use,
             "network": r.network,
-            "sizes": self.net.config.to_dict(),
+            "sizes": self.net.config.to_dict(),  # type: ignore[operator,union-attr]
             "subset": r.subset,
             "cells": r.cells,
             "recipe": asdict(r),
@@ -118,6 +119,7 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.stages = state["stages"]
+        self.task.load_state_dict(state.get("task", {}))
         if state["recipe"] != self.recipe.digest():
             self.stages = [*self.stages, [self.recipe.digest(), self.step]]
         if (folder / "log.json").exists():

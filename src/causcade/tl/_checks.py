@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["as_set_up", "check_place", "check_stable", "load_weights", "names_of", "seed_of"]
 
-Tool = Literal["causes", "targets"]
-_TOOL_OF = {"TCD": "causes", "CDN": "targets"}
+Tool = Literal["causes", "targets", "graph"]
+_TOOL_OF: dict[str, Tool] = {"TCD": "causes", "CDN": "targets", "AVICI": "graph"}
 
 
 def check_place(adata: AnnData, key_added: str, regimes_key: str, tool: Tool) -> None:
@@ -34,9 +34,16 @@ def check_place(adata: AnnData, key_added: str, regimes_key: str, tool: Tool) ->
         _check_unused(adata, key_added)
         return
     earlier = isinstance(there, Mapping) and {"names", "weights"} <= set(there)
-    if not earlier or ("masked" in there.get(_keys.PARAMS, {})) != (tool == "targets"):
+    if not earlier or _writer(there) != tool:
         msg = f".uns[{key_added!r}] holds something that cc.tl.{tool} did not write; pass another key_added."
         raise ValueError(msg)
+
+
+def _writer(result: Mapping[str, Any]) -> Tool:
+    """The tool that wrote a result: what only it stores says so."""
+    if "threshold" in result:
+        return "graph"
+    return "targets" if "masked" in result.get(_keys.PARAMS, {}) else "causes"
 
 
 def _check_unused(adata: AnnData, key: str) -> None:
@@ -63,7 +70,7 @@ def as_set_up(
     )
 
 
-def load_weights(model: Any, kind: Literal["TCD", "CDN"]) -> Weights:
+def load_weights(model: Any, kind: Literal["TCD", "CDN", "AVICI"]) -> Weights:
     """Weights of a name, a folder or a model object, if they answer this question."""
     if isinstance(model, str | Path):
         found: Weights = pretrained.load(model)
@@ -71,11 +78,11 @@ def load_weights(model: Any, kind: Literal["TCD", "CDN"]) -> Weights:
         found = model.as_weights()
     else:
         what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
-        msg = f"model must be a released name, a folder or a {kind} object, not {what}."
+        msg = f"model must be a released name, a folder or a trained {kind}, not {what}."
         raise ValueError(msg)
-    if (other := found.config.get("model", "TCD")) != kind:
+    if (other := found.model) != kind:
         answers = f" They answer cc.tl.{_TOOL_OF[other]}." if other in _TOOL_OF else ""
-        msg = f"The weights {found.name!r} are of a {other}, but cc.tl.{_TOOL_OF[kind]} needs a {kind}.{answers}"
+        msg = f"The weights {found.name!r} are of {other}, but cc.tl.{_TOOL_OF[kind]} needs {kind}.{answers}"
         raise ValueError(msg)
     return found
 

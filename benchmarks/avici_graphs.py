@@ -1,0 +1,232 @@
+"""Graphs of simulated data sets: the edge network against classical methods, in the settings of the AVICI paper."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import torch
+from joblib import Parallel, delayed
+from sklearn.isotonic import IsotonicRegression
+
+from causcade import datasets, graph_baselines, pretrained
+from causcade.metrics import graph_report, r2_sortability, varsortability
+from causcade.simulate.domains import GraphItem, draw_graph_item, graph_prior
+
+#: SID and F1 of the paper (Table 1: d = 30, n = 1000, fully shifted, raw data) and its ECE (Table 4b).
+PAPER = {
+    ("linear", False): {"AVICI": (145.6, 0.672, 0.013), "GES": (215.6, 0.548, 0.031), "PC": (400.5, 0.338, 0.036)},
+    ("rff", False): {"AVICI": (255.1, 0.618, 0.024), "GES": (346.3, 0.285, 0.068), "PC": (370.1, 0.421, 0.033)},
+    ("grn", False): {"AVICI": (641.7, 0.0, 0.018), "GES": (573.6, 0.058, 0.092), "PC": (594.0, 0.061, 0.065)},
+    ("linear", True): {"AVICI": (110.9, 0.819, 0.011), "GIES": (120.8, 0.736, 0.027)},
+    ("rff", True): {"AVICI": (192.7, 0.707, 0.022), "GIES": (304.8, 0.338, 0.074)},
+    ("grn", True): {"AVICI": (416.9, 0.338, 0.024), "GIES": (545.5, 0.092, 0.094)},
+}
+METRICS = ("f1", "sid", "shd", "auprc", "auroc", "ece", "ece_adaptive", "brier_skill", "acyclic")
+TUNING = 10  # instances, in distribution, on which scores of baselines are turned into probabilities
+
+Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
+#: Scores without a scale of their own: they get one from the tuning instances.
+SCORES: dict[str, Method] = {
+    "correlation": graph_baselines.correlation,
+    "precision": graph_baselines.precision,
+    "sortnregress": graph_baselines.sortnregress,
+    "R2-sortnregress": graph_baselines.r2_sortnregress,
+    "LiNGAM": graph_baselines.lingam,
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A cell of the grid."""
+
+    domain: str
+    shifted: bool
+    standardise: str
+    interventional: bool
+
+    @property
+    def weights(self) -> str:
+        """Weights of the domain."""
+        return "avici-grn" if self.domain == "grn" else "avici-scm"
+
+
+@cache
+def _networks() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """E. coli and yeast, acyclic, with signs."""
+    tables = (datasets.ecoli_network(), datasets.yeast_network())
+    found = (datasets.network_dag(table, rng=0) for table in tables)
+    return [(torch.as_tensor(adjacency), torch.as_tensor(sign)) for _, adjacency, sign in found]
+
+
+def draw(setting: Setting, index: int, *, genes: int = 30, cells: int = 1000, tuning: bool = False) -> GraphItem:
+    """Instance ``index``; those for tuning are others, and never shifted."""
+    shifted = setting.shifted and not tuning
+    prior = graph_prior(setting.domain, shifted=shifted, standardise=setting.standardise)
+    if not setting.interventional:
+        prior = replace(prior, interventional=0.0)
+    network = _networks()[index % 2] if shifted and setting.domain == "grn" else None
+    return draw_graph_item(prior, 20_001 if tuning else 10_001, index, genes=genes, cells=cells, network=network)
+
+
+def probabilities(name: str, item: GraphItem) -> np.ndarray:
+    """Edge probabilities of weights."""
+    net = pretrained.load(name).net
+    values = item.values
+    with torch.no_grad():
+        logits = net(values.nan_to_num(0.0)[None], item.mask[None].float(), values.isnan()[None])[0]
+    out = logits.sigmoid().double().numpy()
+    np.fill_diagonal(out, 0.0)
+    return out
+
+
+def oriented(graph: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Undirected edges (0.5 both ways) as they are in truth, else from the first gene to the second: the paper's favour."""
+    both = (graph == 0.5) & (graph.T == 0.5)
+    first = np.where(truth | truth.T, truth, np.triu(np.ones_like(truth)))
+    return np.where(both, first.astype(float), graph)
+
+
+def methods(setting: Setting, weights: list[str], *, slow: bool) -> dict[str, Method | str]:
+    """What is compared: weights by name, functions otherwise."""
+    out: dict[str, Method | str] = {f"AVICI {name}": name for name in weights}
+    out |= SCORES | {"PC": graph_baselines.pc}
+    if slow:
+        out["GIES" if setting.interventional else "GES"] = (
+            graph_baselines.gies if setting.interventional else graph_baselines.ges
+        )
+        out["PC, bootstrap"] = graph_baselines.dag_bootstrap(graph_baselines.pc, n_boot=10)
+    return out
+
+
+def tune(setting: Setting, n: int = TUNING) -> dict[str, tuple[IsotonicRegression, float]]:
+    """For every kind of score, its map to probabilities and the threshold of the best F1, on instances of their own."""
+    items = [draw(setting, i, tuning=True) for i in range(n)]
+    off = ~np.eye(items[0].adjacency.shape[0], dtype=bool)
+    truth = np.concatenate([i.adjacency.numpy()[off] for i in items])
+    out = {}
+    for name, function in SCORES.items():
+        values = np.concatenate([_call(function, i)[off] for i in items])
+        levels = np.quantile(values, np.linspace(0.5, 0.999, 100))
+        f1 = [2 * (truth & (values >= t)).sum() / ((values >= t).sum() + truth.sum()) for t in levels]
+        out[name] = (IsotonicRegression(out_of_bounds="clip").fit(values, truth), float(levels[int(np.argmax(f1))]))
+    return out
+
+
+def _call(function: Method, item: GraphItem) -> np.ndarray:
+    values = item.values.nan_to_num(0.0).numpy().astype(np.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(values, item.mask.numpy())
+
+
+def one(setting: Setting, index: int, weights: list[str], tuned: dict, *, slow: bool) -> list[dict]:
+    """All methods on one instance."""
+    torch.set_num_threads(1)
+    item = draw(setting, index)
+    truth, rows = item.adjacency.numpy(), []
+    for name, method in methods(setting, weights, slow=slow).items():
+        start = time.process_time()
+        graph = probabilities(method, item) if isinstance(method, str) else _call(method, item)
+        seconds = time.process_time() - start
+        rows.append(
+            {
+                **vars(setting),
+                "method": name,
+                "instance": index,
+                "seconds": seconds,
+                **_scores(name, truth, graph, tuned),
+            }
+        )
+    return rows
+
+
+def _scores(name: str, truth: np.ndarray, graph: np.ndarray, tuned: dict) -> dict[str, float]:
+    if name in tuned:
+        scale, threshold = tuned[name]
+        report = graph_report(truth, graph, threshold=threshold, calibrated=False)
+        off = ~np.eye(len(truth), dtype=bool)
+        probability = np.zeros_like(graph)
+        probability[off] = scale.predict(graph[off])
+        calibrated = graph_report(truth, probability)
+        return report | {k: calibrated[k] for k in ("ece", "ece_adaptive", "brier", "brier_skill")}
+    point = oriented(graph, truth) if name in ("PC", "GES", "GIES") else graph
+    report = graph_report(truth, graph)
+    return report | {
+        k: v for k, v in graph_report(truth, point).items() if k in ("shd", "sid", "f1", "precision", "recall")
+    }
+
+
+def sortability(setting: Setting, n: int) -> dict[str, float]:
+    """How far variance and predictability give the order away, on control cells; of molecule counts after logarithms."""
+    var, r2 = [], []
+    for i in range(n):
+        item = draw(setting, i)
+        cells = item.cells if item.kind == "scm" else item.values
+        control = cells[~item.mask.any(1)].nan_to_num(0.0).double().numpy()
+        try:
+            var.append(varsortability(control, item.adjacency.numpy()))
+            r2.append(r2_sortability(control, item.adjacency.numpy()))
+        except ValueError:  # constant genes
+            continue
+    return {**vars(setting), "varsortability": float(np.mean(var)), "R2-sortability": float(np.mean(r2))}
+
+
+def run(settings: list[Setting], weights: dict[str, list[str]], n: int, n_slow: int, workers: int) -> pd.DataFrame:
+    """One row per setting, instance and method."""
+    rows: list[dict] = []
+    for setting in settings:
+        tuned = tune(setting)
+        jobs = (delayed(one)(setting, i, weights[setting.domain], tuned, slow=i < n_slow) for i in range(n))
+        done = Parallel(n_jobs=workers)(jobs)
+        rows += [row for rows_ in done for row in rows_]
+        table = summary(pd.DataFrame([r for r in rows if all(r[k] == v for k, v in vars(setting).items())]))
+        print(f"\n{setting}\n{table.drop(columns=list(vars(setting))).round(3).to_string(index=False)}", flush=True)
+    return pd.DataFrame(rows)
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Means over instances, with standard errors of SID and F1."""
+    keys = ["domain", "standardise", "shifted", "interventional", "method"]
+    grouped = rows.groupby(keys, sort=False)
+    table = grouped[[*METRICS, "seconds"]].mean().reset_index()
+    for name in ("f1", "sid"):
+        table[f"{name}_se"] = grouped[name].sem().to_numpy()
+    table["instances"] = grouped.size().to_numpy()
+    return table
+
+
+def scaling(weights: str, sizes: list[int], cells: list[int], n: int) -> pd.DataFrame:
+    """AUPRC, F1 and seconds by number of genes and of cells (in distribution, interventional, standardised)."""
+    rows = []
+    domain = "grn" if "grn" in weights else "rff"
+    base = Setting(domain, shifted=False, standardise="internal", interventional=True)
+    for genes, n_cells in [(d, 1000) for d in sizes] + [(30, c) for c in cells if c != 1000]:
+        found = []
+        for i in range(n):
+            item = draw(base, i, genes=genes, cells=n_cells)
+            start = time.process_time()
+            graph = probabilities(weights, item)
+            seconds = time.process_time() - start
+            report = graph_report(item.adjacency.numpy(), graph)
+            found.append({**{k: report[k] for k in ("auprc", "f1", "brier_skill", "ece")}, "CPU seconds": seconds})
+        rows.append({"weights": weights, "genes": genes, "cells": n_cells, **pd.DataFrame(found).mean().to_dict()})
+    return pd.DataFrame(rows)
+
+
+def settings(domains: list[str]) -> list[Setting]:
+    """The whole grid."""
+    out = []
+    for domain in domains:
+        for standardise in ("internal", "none") if domain != "grn" else ("internal",):
+            for shifted in (False, True):
+                out += [Setting(domain, shifted, standardise, interventional=i) for i in (True, False)]
+    return out
+
+
+__all__ = ["PAPER", "Setting", "oriented", "run", "scaling", "settings", "sortability", "summary"]
