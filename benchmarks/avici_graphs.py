@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -92,16 +93,18 @@ def oriented(graph: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.where(both, first.astype(float), graph)
 
 
-def methods(setting: Setting, weights: list[str], *, slow: bool) -> dict[str, Method | str]:
-    """What is compared: weights by name, functions otherwise."""
-    out: dict[str, Method | str] = {f"AVICI {name}": name for name in weights}
+SLOW = ("GES", "GIES", "PC, bootstrap")
+
+
+def methods(setting: Setting, weights: list[str]) -> dict[str, Method | str]:
+    """What is compared: weights by name, functions otherwise. GES without interventions, GIES with them."""
+    out: dict[str, Method | str] = {f"AVICI {Path(name).name}": name for name in weights}
     out |= SCORES | {"PC": graph_baselines.pc}
-    if slow:
-        out["GIES" if setting.interventional else "GES"] = (
-            graph_baselines.gies if setting.interventional else graph_baselines.ges
-        )
-        out["PC, bootstrap"] = graph_baselines.dag_bootstrap(graph_baselines.pc, n_boot=10)
-    return out
+    if setting.interventional:
+        out["GIES"] = graph_baselines.gies
+    else:
+        out["GES"] = graph_baselines.ges
+    return out | {"PC, bootstrap": graph_baselines.dag_bootstrap(graph_baselines.pc, n_boot=10)}
 
 
 def tune(setting: Setting, n: int = TUNING) -> dict[str, tuple[IsotonicRegression, float]]:
@@ -119,29 +122,27 @@ def tune(setting: Setting, n: int = TUNING) -> dict[str, tuple[IsotonicRegressio
 
 
 def _call(function: Method, item: GraphItem) -> np.ndarray:
-    values = item.values.nan_to_num(0.0).numpy().astype(np.float64)
+    # sorting by variance needs the variances, which z scores have no more
+    x = item.cells if function is graph_baselines.sortnregress and item.kind == "scm" else item.values
+    values = x.nan_to_num(0.0).numpy().astype(np.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return function(values, item.mask.numpy())
 
 
-def one(setting: Setting, index: int, weights: list[str], tuned: dict, *, slow: bool) -> list[dict]:
-    """All methods on one instance."""
+def one(setting: Setting, index: int, wanted: dict[str, Method | str], tuned: dict) -> list[dict]:
+    """Some methods on one instance."""
     torch.set_num_threads(1)
     item = draw(setting, index)
     truth, rows = item.adjacency.numpy(), []
-    for name, method in methods(setting, weights, slow=slow).items():
+    for name, method in wanted.items():
         start = time.process_time()
         graph = probabilities(method, item) if isinstance(method, str) else _call(method, item)
         seconds = time.process_time() - start
+        made_by = pretrained.load(method).sha256[:12] if isinstance(method, str) else ""
+        scores = _scores(name, truth, graph, tuned)
         rows.append(
-            {
-                **vars(setting),
-                "method": name,
-                "instance": index,
-                "seconds": seconds,
-                **_scores(name, truth, graph, tuned),
-            }
+            {**vars(setting), "method": name, "instance": index, "sha256": made_by, "seconds": seconds, **scores}
         )
     return rows
 
@@ -177,24 +178,43 @@ def sortability(setting: Setting, n: int) -> dict[str, float]:
     return {**vars(setting), "varsortability": float(np.mean(var)), "R2-sortability": float(np.mean(r2))}
 
 
-def run(settings: list[Setting], weights: dict[str, list[str]], n: int, n_slow: int, workers: int) -> pd.DataFrame:
-    """One row per setting, instance and method."""
-    rows: list[dict] = []
+def run(
+    settings: list[Setting], weights: dict[str, list[str]], n: int, n_slow: int, workers: int, rows: Path | None = None
+) -> pd.DataFrame:
+    """One row per setting, instance and method. What is in the file ``rows`` already is not run again."""
+    keys = ["domain", "shifted", "standardise", "interventional", "method", "instance", "sha256"]
+    found = (
+        pd.read_csv(rows).fillna({"sha256": ""}) if rows is not None and rows.exists() else pd.DataFrame(columns=keys)
+    )
     for setting in settings:
-        tuned = tune(setting)
-        jobs = (delayed(one)(setting, i, weights[setting.domain], tuned, slow=i < n_slow) for i in range(n))
-        done = Parallel(n_jobs=workers)(jobs)
-        rows += [row for rows_ in done for row in rows_]
-        table = summary(pd.DataFrame([r for r in rows if all(r[k] == v for k, v in vars(setting).items())]))
-        print(f"\n{setting}\n{table.drop(columns=list(vars(setting))).round(3).to_string(index=False)}", flush=True)
-    return pd.DataFrame(rows)
+        done = {tuple(r) for r in found[keys].to_numpy().tolist()}
+        jobs = []
+        for i in range(n):
+            wanted = {}
+            for name, method in methods(setting, weights[setting.domain]).items():
+                made_by = pretrained.load(method).sha256[:12] if isinstance(method, str) else ""
+                skip = (name in SLOW and i >= n_slow) or (*vars(setting).values(), name, i, made_by) in done
+                wanted |= {} if skip else {name: method}
+            if wanted:
+                jobs.append((i, wanted))
+        if jobs:
+            tuned = tune(setting) if any(name in SCORES for _, w in jobs for name in w) else {}
+            made = Parallel(n_jobs=workers)(delayed(one)(setting, i, w, tuned) for i, w in jobs)
+            found = pd.concat([found, pd.DataFrame([row for each in made for row in each])], ignore_index=True)
+            if rows is not None:
+                rows.parent.mkdir(parents=True, exist_ok=True)
+                found.to_csv(rows, index=False)
+        mine = found[(found[list(vars(setting))] == list(vars(setting).values())).all(axis=1)]
+        table = summary(mine).drop(columns=list(vars(setting)))
+        print(f"\n{setting}\n{table.round(3).to_string(index=False)}", flush=True)
+    return found
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Means over instances, with standard errors of SID and F1."""
     keys = ["domain", "standardise", "shifted", "interventional", "method"]
     grouped = rows.groupby(keys, sort=False)
-    table = grouped[[*METRICS, "seconds"]].mean().reset_index()
+    table = grouped[[*METRICS, "seconds"]].mean(numeric_only=True).reset_index()
     for name in ("f1", "sid"):
         table[f"{name}_se"] = grouped[name].sem().to_numpy()
     table["instances"] = grouped.size().to_numpy()

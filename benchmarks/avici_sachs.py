@@ -37,6 +37,7 @@ def scores(weights: list[str]) -> pd.DataFrame:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             graphs |= {name: method(*arrays) for name, method in SCORES.items()}
+            graphs["sortnregress"] = SCORES["sortnregress"](x[cells].numpy(), arrays[1])  # z scores have one variance
             graphs["PC"] = graph_baselines.pc(*arrays)
             graphs["GES" if kind == "observational" else "GIES"] = (
                 graph_baselines.ges if kind == "observational" else graph_baselines.gies

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from causcade.edge_inputs import EDGE_FEATURES, N_EDGE_FEATURES, edge_features
+from causcade.edge_inputs import (
+    EDGE_FEATURES,
+    N_EDGE_FEATURES,
+    _free_covariances,
+    _left_features,
+    _prepare,
+    edge_features,
+)
 
 N, D = 400, 5
 
@@ -53,6 +60,35 @@ def test_an_effect_is_judged_in_the_cells_in_which_it_was_left_alone(cells) -> N
     assert free[1, 0] == pytest.approx(np.corrcoef(x[:, 0], x[:, 1])[0, 1], abs=1e-4)  # effect 0: all cells
     partial = feature(f, "free_partial")
     assert partial[1, 2] > 0.9 and abs(partial[0, 2]) < 0.15  # 1 screens 0 off from 2
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_covariances_of_the_cells_left_alone(share: float) -> None:
+    rng = np.random.default_rng(0)
+    x, free = rng.normal(size=(2, 200, 6)) + 3, rng.random((2, 200, 3)) >= share
+    weight = torch.from_numpy(free).float()
+    out = _free_covariances(torch.from_numpy(x).float(), weight, weight.sum(1).clamp(min=1))
+    for b in range(2):
+        for j in range(3):
+            expected = np.cov(x[b, free[b, :, j]].T, bias=True)
+            np.testing.assert_allclose(out[b, j], expected, atol=1e-5)
+
+
+def test_what_is_left_is_correlated_with_the_cause_in_the_cells_left_alone(cells) -> None:
+    prepared = _prepare(*cells, None)
+    x, bend, curl = (b[0].numpy().astype(np.float64) for b in prepared.basis)
+    for cause, effect in ((0, 1), (4, 1), (1, 2)):
+        free = cells[1][0, :, effect].numpy() == 0
+        y = x[free, effect]
+        size = x[free, effect].copy()
+        for function in (x, bend, curl):
+            f = function[free, cause]
+            size -= function[free, cause] * np.cov(f, y, bias=True)[0, 1] / max(f.var(), 0.05)
+        for k, function in enumerate((x, bend)):
+            r = np.corrcoef(function[free, cause], np.abs(size))[0, 1]
+            z = np.arcsinh(np.arctanh(r) * np.sqrt(free.sum() - 3)) / 3
+            residual = torch.zeros_like(prepared.basis[0])
+            assert _left_features(prepared, residual)[k][0, cause, effect] == pytest.approx(z, abs=1e-4)
 
 
 def test_intervened_cells_tell_effects_from_causes(cells) -> None:

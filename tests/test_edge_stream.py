@@ -92,3 +92,8 @@ def test_it_learns_a_direction_from_interventions() -> None:
         logits = net.eval()(x, mask)
     right = (logits[:, 0, 1] > logits[:, 1, 0]) == truth[:, 0, 1]
     assert right.float().mean() > 0.95
+
+
+def test_weights_for_other_features_are_refused() -> None:
+    with pytest.raises(ValueError, match="features=7, but this version of causcade makes"):
+        EdgeStream(EdgeStreamConfig(features=7))

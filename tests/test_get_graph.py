@@ -53,6 +53,11 @@ def test_rows_and_columns(adata: Any) -> None:
     assert "precision" not in table
 
 
+def test_an_edge_right_on_the_threshold_is_called(adata: Any) -> None:
+    adata.uns["graph"]["threshold"] = 0.9  # a little above the same number in single precision
+    assert get.graph(adata)["called"].tolist() == [True] + [False] * 5
+
+
 def test_least_probability(adata: Any) -> None:
     assert get.graph(adata, min_probability=0.3)["probability"].min() > 0.3
     assert len(get.graph(adata, min_probability=0.3)) == 3

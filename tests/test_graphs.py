@@ -268,6 +268,16 @@ def test_constant_genes_are_named(screen: Any) -> None:
     assert np.isfinite(out.probability).all() and not out.correlation[2].any() and np.isnan(out.r2_sortability)
 
 
+def test_constant_genes_have_no_edges(screen: Any) -> None:
+    screen.X[:, 20] = 0
+    with pytest.warns(UserWarning, match="probability 0: 'G20'"):
+        cells = read(screen)
+    out = score(cells, Seen(), n_draws=2)
+    assert not out.probability[2].any() and not out.probability[:, 2].any() and not out.sd[2].any()
+    off = ~np.eye(4, dtype=bool)
+    assert (out.probability[:, [0, 1, 3]][[0, 1, 3]][off[:3, :3]] > 0).all()
+
+
 def test_text_is_no_value(screen: Any) -> None:
     screen.layers["c"] = screen.X.astype(complex)
     with pytest.raises(ValueError, match="not real numbers"):
@@ -342,6 +352,9 @@ def test_logits_are_averaged_over_sets(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_too_many_genes() -> None:
     with pytest.raises(ValueError, match="1,001 genes: a graph can have at most 1,000"):
         probabilities(plain(np.zeros((6, 1001))))
+    wide = ad.AnnData(np.ones((6, 1001), dtype=np.float32))
+    with pytest.raises(ValueError, match="1,001 genes: a graph can have at most 1,000"):  # and not after minutes
+        read(wide, list(wide.var_names), regimes_key=None)
 
 
 @pytest.mark.parametrize(
@@ -501,3 +514,10 @@ def test_knockout_t_without_variance_or_cells() -> None:
     mask[5, 1] = True
     out = knockout_t(plain(x, mask))
     assert np.isnan(out[0, 1]) and np.isnan(out[1, 0])
+
+
+def test_genes_that_are_hardly_seen_are_named(screen: Any) -> None:
+    screen.X[:, 20] = 0
+    screen.X[3, 20] = 2
+    with pytest.warns(UserWarning, match=r"1 genes are above 0 in fewer than 5 .*: 'G20'"):
+        read(screen)

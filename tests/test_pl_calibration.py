@@ -8,6 +8,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from scipy.sparse import csr_array, csr_matrix
 
 import causcade as cc
 from causcade.metrics import graph_report
@@ -125,6 +126,18 @@ def test_nested_lists_and_graphs_of_many_sizes() -> None:
     assert ax.get_title() == "Calibration (1 edge among 2 pairs)"
     truths = [np.eye(3, k=1), np.eye(4, k=1)]
     assert "5 edges among 18 pairs, 2 graphs" in cc.pl.calibration(truths, [t * 0.9 for t in truths]).get_title()
+
+
+def test_sparse_graphs() -> None:
+    truth, probability = drawn()
+    dense = curve(cc.pl.calibration(truth, probability))
+    for one in (csr_matrix, csr_array):
+        for found in (
+            curve(cc.pl.calibration(one(truth), one(probability))),
+            curve(cc.pl.calibration([one(truth)], [one(probability)])),
+        ):
+            for a, b in zip(dense, found, strict=True):
+                np.testing.assert_array_equal(a, b)
 
 
 def test_errors() -> None:

@@ -232,6 +232,8 @@ def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
         cc.pl.graph(fake(), "other")
     with pytest.raises(ValueError, match="kind must be 'network' or 'matrix', got 'heatmap'"):
         cc.pl.graph(fake(), kind="heatmap")
+    with pytest.raises(ValueError, match="threshold must be within 0 and 1, got '50'"):
+        cc.pl.graph(fake(), threshold="50")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="threshold must be within 0 and 1, got 50"):
         cc.pl.graph(fake(), threshold=50)
     with pytest.raises(ValueError, match="n_edges must be"):

@@ -224,18 +224,33 @@ def _inverses(basis: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
     """Inverse of every effect's own correlation matrix of all functions, ``(batch, effect, ., .)``, and its cells."""
     everything = torch.cat(list(basis), -1)  # (batch, cells, functions x genes)
     genes, n = free.shape[2], free.sum(1).clamp(min=1)
-    cov = []
-    for j in range(genes):
-        weight = free[:, :, j, None]
-        centred = (everything - (everything * weight).sum(1, keepdim=True) / n[:, None, j, None]) * weight
-        cov.append(centred.mT @ centred / n[:, None, j, None])
-    spread = torch.stack([c.diagonal(dim1=1, dim2=2) for c in cov], 1)
-    r = _ratio(torch.stack(cov, 1), spread[..., :, None], spread[..., None, :])
+    cov = _free_covariances(everything, free, n)
+    spread = cov.diagonal(dim1=2, dim2=3)
+    r = _ratio(cov, spread[..., :, None], spread[..., None, :])
     each = torch.arange(genes, device=free.device)
     for k in range(1, len(basis)):  # an effect is not explained by its own bend and curl
         r[:, each, each + k * genes, :] = 0
         r[:, each, :, each + k * genes] = 0
     return _inverse(r, n[..., None, None], _RIDGE if len(basis) == 1 else _BENT_RIDGE), n
+
+
+def _free_covariances(x: Tensor, free: Tensor, n: Tensor) -> Tensor:
+    """Covariances of all functions in the cells of every effect, ``(batch, effect, ., .)``.
+
+    Sums over all cells less those over the few in which the effect was acted on; in double precision, or the
+    differences would be inexact.
+    """
+    x, weight = x.double(), free.double()
+    whole = x.mT @ x
+    mean = weight.mT @ x / n[..., None]
+    cov = torch.empty(*n.shape, *whole.shape[1:], device=x.device)
+    for j in range(free.shape[2]):
+        out = 1 - weight[:, :, j]
+        some = out.amax(0).nonzero().squeeze(1)
+        left_out = x[:, some] * out[:, some, None]
+        m = mean[:, j, :, None]
+        cov[:, j] = ((whole - left_out.mT @ left_out) / n[:, j, None, None] - m * m.mT).float()
+    return cov
 
 
 def _free_features(c: _Cells) -> tuple[list[Tensor], Tensor, _Regression]:
@@ -296,13 +311,21 @@ def _left_features(c: _Cells, residual: Tensor) -> list[Tensor]:
     n = c.free.sum(1).clamp(min=1)[:, None]
     weight = c.free / n
     # residual of every effect on every single cause, without holding cells x genes x genes for long
-    linear, bent = [], []
+    first = [c.basis[k].mT @ weight for k in (0, 1)]
+    of_cause = [(c.basis[k].square().mT @ weight - first[k].square()).clamp(min=0) for k in (0, 1)]
+    linear: list[Tensor] = []
+    bent: list[Tensor] = []
     for j in range(x.shape[2]):
-        left = x[:, :, j, None] - sum(c.basis[k] * slopes[k][:, None, :, j] for k in range(3))
+        left = x[:, :, j, None].expand_as(x)
+        for k in range(3):
+            left = torch.addcmul(left, c.basis[k], slopes[k][:, None, :, j], value=-1)
         size = left.abs()
-        w = weight[:, :, j, None]
-        linear.append(_weighted_r(x, size, w))
-        bent.append(_weighted_r(bend, size, w))
+        weighted = size * weight[:, :, j, None]
+        mean = weighted.sum(1)
+        spread = (weighted * size).sum(1) - mean.square()
+        for which, found in ((0, linear), (1, bent)):
+            cov = (c.basis[which] * weighted).sum(1) - first[which][:, :, j] * mean
+            found.append(_ratio(cov, of_cause[which][:, :, j], spread.clamp(min=0)))
     features = [torch.stack(linear, 2), torch.stack(bent, 2)]
     whole = residual.abs()
     features += [_correlation(x, whole, c.free)[0], _correlation(bend, whole, c.free)[0]]
@@ -312,12 +335,6 @@ def _left_features(c: _Cells, residual: Tensor) -> list[Tensor]:
 def _slope(causes: Tensor, effects: Tensor, weight: Tensor) -> Tensor:
     cov, of_cause, _, _ = _together(causes, effects, weight)
     return cov / of_cause.clamp(min=0.05)
-
-
-def _weighted_r(a: Tensor, b: Tensor, w: Tensor) -> Tensor:
-    """Correlation of columns, ``(batch, columns)``; weights sum to 1."""
-    a, b = a - (a * w).sum(1, keepdim=True), b - (b * w).sum(1, keepdim=True)
-    return _ratio((a * b * w).sum(1), (a.square() * w).sum(1), (b.square() * w).sum(1))
 
 
 def _gene_features(values: Tensor, c: _Cells, given: _Regression) -> Tensor:

@@ -77,7 +77,13 @@ def _mean(values: tuple[float, ...]) -> float:
 
 
 def _kinds(recipe: Recipe) -> dict[str, GraphPrior]:
-    test: dict[str, Any] = {"interventional": 1.0, "share": (0.5, 0.5), "full_coverage": 1.0, "hidden": 0.0, "missing": 0.0}
+    test: dict[str, Any] = {
+        "interventional": 1.0,
+        "share": (0.5, 0.5),
+        "full_coverage": 1.0,
+        "hidden": 0.0,
+        "missing": 0.0,
+    }
     seen = replace(recipe.graph_prior(), **test)
     shifted = replace(graph_prior("linear", shifted=True), **_GENE_GRAPHS)
     kinds = {"seen": seen, "observational": replace(seen, interventional=0.0)}

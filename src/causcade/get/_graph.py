@@ -95,7 +95,7 @@ def _parts(
     parts: dict[str, np.ndarray] = {}
     if _keys.sd(key) in adata.varp:
         parts["sd"] = _block(adata, _keys.sd(key), at)
-    parts["called"] = probability >= float(adata.uns[key]["threshold"])
+    parts["called"] = probability >= float(np.float32(adata.uns[key]["threshold"]))  # as the probabilities are stored
     if _keys.dag(key) in adata.varp:
         parts["in_dag"] = _block(adata, _keys.dag(key), at) != 0
     for name in (_keys.CORRELATION, _keys.PRECISION, _keys.KNOCKOUT_T):

@@ -20,13 +20,17 @@ from causcade.simulate.domains import Kind
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["MOST_CELLS", "GraphCells", "GraphValues", "Others", "read_graph_cells"]
+__all__ = ["MOST_CELLS", "MOST_GENES", "GraphCells", "GraphValues", "Others", "read_graph_cells"]
 
 Others = Literal["drop", "keep"]
 
 #: Cells that are used if nothing else is asked for; more are sampled.
 MOST_CELLS = 10_000
 
+#: Genes of a graph; scored in sets, and passes grow with the square.
+MOST_GENES = 1_000
+
+_FEW_EXPRESSED = 5
 _FEW_CONTROLS = 20  # below which there is a warning
 _FEWEST = 3  # cells in which a gene was left alone
 
@@ -101,7 +105,7 @@ def read_graph_cells(
     adata
         Annotated data on which :func:`causcade.pp.regimes` was run, unless `regimes_key` is None.
     genes
-        At least two names.
+        2 to 1,000 names.
     layer
         Layer to read; ``None`` = ``.X``.
     values
@@ -127,13 +131,13 @@ def read_graph_cells(
     KeyError
         If regimes, the layer, the column or a gene is missing.
     ValueError
-        If values are not what `values` says, a parameter is out of range, a gene is named twice, or a gene has fewer
+        If values are not what `values` says, a parameter is out of range, a gene is named twice or there are too many, or a gene has fewer
         than 3 cells in which it was left alone.
 
     Warns
     -----
     UserWarning
-        If genes are constant, none of them was perturbed, there are fewer than 20 controls, or cells are left out
+        If genes are constant or above 0 in fewer than 5 cells, none of them was perturbed, there are fewer than 20 controls, or cells are left out
         because their group has no control.
     """
     _check_words(values, others)
@@ -173,6 +177,12 @@ def _find(adata: AnnData, genes: Any) -> Positions:
     wanted = [] if isinstance(genes, str) or not np.iterable(genes) else [str(g) for g in genes]
     if len(wanted) < 2:
         msg = f"genes must be at least two names of genes, the nodes of the graph, not {genes!r}."
+        raise ValueError(msg)
+    if len(wanted) > MOST_GENES:  # before anything is read: all genes of a screen take minutes
+        msg = (
+            f"{len(wanted):,} genes: a graph can have at most {MOST_GENES:,}. Choose genes, e.g. the candidates of "
+            "cc.tl.causes, which takes all genes."
+        )
         raise ValueError(msg)
     if double := sorted({g for g in wanted if wanted.count(g) > 1}):
         msg = f"genes occur twice: {shorten(double)}."
@@ -249,7 +259,17 @@ def _check_design(names: NDArray[np.str_], x: Doubles, mask: Bools, regime: Posi
         raise ValueError(msg)
     low, high = (f(np.where(seen, x, s), axis=0) for f, s in ((np.min, np.inf), (np.max, -np.inf)))
     if (constant := names[low == high]).size:
-        note = f"{len(constant)} genes do not vary in these cells, so nothing is known of their edges: {shorten(list(constant))}."
+        note = (
+            f"{len(constant)} genes do not vary in these cells, so nothing is known of their edges, which get "
+            f"probability 0: {shorten(list(constant))}."
+        )
+        warnings.warn(note, UserWarning, stacklevel=4)
+    expressed = (seen & (x != 0)).sum(0)
+    if (rare := names[(expressed < _FEW_EXPRESSED) & (low < high)]).size:
+        note = (
+            f"{len(rare)} genes are above 0 in fewer than {_FEW_EXPRESSED} of these cells; an edge of theirs rests on next to "
+            f"nothing, however probable it is said to be: {shorten(list(rare))}."
+        )
         warnings.warn(note, UserWarning, stacklevel=4)
     if (n_control := int((regime == 0).sum())) < _FEW_CONTROLS:
         note = f"Only {n_control} control cells; the graph is likely to be wrong with fewer than {_FEW_CONTROLS}."

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from causcade import graph_baselines, metrics
 from causcade.ensemble import Ensemble, cover_pairs
-from causcade.graphs._cells import GraphCells
+from causcade.graphs._cells import MOST_GENES, GraphCells
 from causcade.graphs._knockout import knockout_t
 from causcade.graphs._values import Bools, Floats, Positions
 
@@ -27,7 +27,6 @@ __all__ = ["GraphScores", "GraphSettings", "edge_probabilities", "score_graph"]
 
 logger = logging.getLogger("causcade.graphs")
 
-_MOST_GENES = 1_000  # scored in sets; passes grow with the square
 _FEWEST = 6  # cells that can be halved
 
 
@@ -194,9 +193,9 @@ class _Run:
         )  # fmt: skip
 
     def _check(self, weights: Weights) -> None:
-        if self.n > _MOST_GENES:
+        if self.n > MOST_GENES:
             msg = (
-                f"{self.n:,} genes: a graph can have at most {_MOST_GENES:,}. Choose genes, e.g. the candidates of "
+                f"{self.n:,} genes: a graph can have at most {MOST_GENES:,}. Choose genes, e.g. the candidates of "
                 "cc.tl.causes, which takes all genes."
             )
             raise ValueError(msg)
@@ -228,8 +227,18 @@ class _Run:
             found.add(genes, self._logits(rows, genes))
             done()
         out: Floats = expit(found.mean)
+        flat = self._constant(rows)  # the network was not asked: its answer could be anything
+        out[flat] = 0
+        out[:, flat] = 0
         np.fill_diagonal(out, 0)
         return out
+
+    def _constant(self, rows: Positions) -> Bools:
+        """Which genes do not vary in some of the cells."""
+        values = self.cells.values[rows]
+        seen = np.ones(values.shape, dtype=bool) if self.cells.missing is None else ~self.cells.missing[rows]
+        low, high = (values.min(0, where=seen, initial=np.inf), values.max(0, where=seen, initial=-np.inf))
+        return np.asarray(low >= high)
 
     @torch.no_grad()
     def _logits(self, rows: Positions, genes: Positions) -> Floats:

@@ -15,6 +15,14 @@ groups of ties (as scikit-learn does), F1 takes the expectation over random tie-
 
 from causcade.metrics._calibration import brier, brier_skill, expected_calibration_error
 from causcade.metrics._dag import choose_threshold, expected_false_edges, is_acyclic, to_dag
+from causcade.metrics._distributions import (
+    energy_distance,
+    kde_nll,
+    mean_distance,
+    pearson_delta,
+    perturbation_discrimination,
+    sinkhorn_w2,
+)
 from causcade.metrics._graphs import EdgeRecovery, edge_recovery, graph_report, shd, sid
 from causcade.metrics._ranking import (
     auroc,
@@ -39,19 +47,25 @@ __all__ = [
     "choose_threshold",
     "direction_accuracy",
     "edge_recovery",
+    "energy_distance",
     "expected_calibration_error",
     "expected_false_edges",
     "f1_at_true_count",
     "false_negative_rate_by_path",
     "graph_report",
     "is_acyclic",
+    "kde_nll",
+    "mean_distance",
+    "pearson_delta",
     "per_regulator",
     "per_target",
+    "perturbation_discrimination",
     "r2_sortability",
     "recall_at",
     "recall_curve",
     "shd",
     "sid",
+    "sinkhorn_w2",
     "target_rank",
     "target_report",
     "to_dag",

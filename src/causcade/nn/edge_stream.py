@@ -83,11 +83,19 @@ class EdgeStream(nn.Module):
     ----------
     config
         Sizes.
+
+    Raises
+    ------
+    ValueError
+        If it is of weights for another number of features.
     """
 
     def __init__(self, config: EdgeStreamConfig | None = None) -> None:
         super().__init__()
         self.config = c = config or EdgeStreamConfig()
+        if c.features != N_EDGE_FEATURES:
+            msg = f"features={c.features}, but this version of causcade makes {N_EDGE_FEATURES} of them; weights must match it."
+            raise ValueError(msg)
         self.embed = nn.Sequential(nn.Linear(c.features, 2 * c.width), nn.GELU(), nn.Linear(2 * c.width, c.width))
         self.triads = nn.ModuleList(Triads(c.width, c.triads) for _ in range(c.layers))
         self.layers = nn.ModuleList(AxialLayer(c.width, c.heads, c.hidden) for _ in range(c.layers))

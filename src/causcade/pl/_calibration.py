@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import ArrayLike
+from scipy.sparse import issparse
 
 from causcade.get._stored import check_count
 from causcade.metrics import brier_skill, expected_calibration_error
@@ -53,7 +54,7 @@ def calibration(
     Parameters
     ----------
     truth
-        (n_genes, n_genes) 0/1 or bool, ``[cause, effect]``, or a list of such. The diagonal is ignored.
+        (n_genes, n_genes) 0/1 or bool, ``[cause, effect]``, dense or sparse, or a list of such. The diagonal is ignored.
     probabilities
         Edge probabilities of the same shape, or a list of as many; or a dictionary of these by name of method, of at
         most seven.
@@ -110,9 +111,9 @@ def _graphs(given: Any, name: str) -> list[np.ndarray]:
     """One array or several as a list of square ones."""
     try:
         graphs = [given] if getattr(given, "ndim", None) == 2 else list(given)
-        if graphs and np.ndim(graphs[0]) == 1:  # one graph as nested lists
+        if graphs and not issparse(graphs[0]) and np.ndim(graphs[0]) == 1:  # one graph as nested lists
             graphs = [given]
-        numbers = [np.asarray(graph, dtype=np.float64) for graph in graphs]
+        numbers = [np.asarray(g.toarray() if issparse(g) else g, dtype=np.float64) for g in graphs]
     except (TypeError, ValueError) as error:
         msg = f"{name} must be an array (n_genes, n_genes), or a list of such ({error})."
         raise ValueError(msg) from error

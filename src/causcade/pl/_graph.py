@@ -155,7 +155,7 @@ def _limit(info: Any, threshold: float | None) -> np.float32:
     """Threshold in the precision of the probabilities, so that an edge right on it is called."""
     if threshold is None:
         return np.float32(info["threshold"])
-    if not 0 <= threshold <= 1:
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float | np.number) or not 0 <= threshold <= 1:
         msg = f"threshold must be within 0 and 1, got {threshold!r}."
         raise ValueError(msg)
     return np.float32(threshold)

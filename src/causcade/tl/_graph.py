@@ -121,7 +121,7 @@ def graph(
     outside `genes` and on the diagonal:
 
     `.varp["graph"]`
-        Probability of an edge.
+        Probability of an edge; 0 for the edges of a gene that does not vary, of which nothing is known.
     `.varp["graph_sd"]`
         Its approximate standard error, with respect to the cells; NaN with fewer than 6 cells. With `n_draws` only.
     `.varp["graph_dag"]`
