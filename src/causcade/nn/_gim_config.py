@@ -1,0 +1,199 @@
+"""Choices of a generative intervention model; where the paper leaves one open, the default and why."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+__all__ = ["GimConfig"]
+
+Mechanism = Literal["linear", "mlp", "zero_inflated"]
+Intervention = Literal["hard", "shift"]
+Likelihood = Literal["node", "environment", "joint", "mean"]
+Schedule = Literal["up", "down", "constant"]
+
+
+@dataclass(frozen=True)
+class GimConfig:
+    """Model, objective and training of a generative intervention model (GIM).
+
+    Attributes
+    ----------
+    mechanism
+        ``"linear"``; ``"mlp"``: one small network per gene; ``"zero_inflated"``: zero with a learned probability, else
+        log-normal around such a network, for values that are at least 0.
+    hidden
+        Widths of the hidden layers of a gene's network (tanh). Paper: 5, or up to three layers of 20 for cells.
+    intercept
+        Linear mechanisms have a constant (the paper's have none; data are rarely centred).
+    intervention
+        ``"hard"``: a target no longer depends on its causes, and has its own mean and standard deviation;
+        ``"shift"``: a target's mechanism is moved by a constant (on the log scale for ``"zero_inflated"``).
+    amortised
+        Networks map features to targets and parameters. Otherwise each environment has free ones (BaCaDI with a point
+        estimate), and nothing can be said about other environments.
+    widths
+        Widths of the hidden layers of those networks (tanh).
+    rank
+        Length of the latent vectors of the graph; None: number of genes.
+    standardise
+        Centre and scale each gene by its observational cells before the fit; predictions are scaled back. Not in the
+        paper; without it the priors mean something else in each unit. ``"zero_inflated"`` is never scaled.
+    likelihood
+        How the average over graph draws is taken, see :func:`causcade.nn.gim.log_mean`. ``"joint"`` is the paper's.
+    n_samples, n_acyclic
+        Draws of graph and targets in a step, and draws of graphs for the acyclicity penalty.
+    batch_size
+        Cells in a step; linear mechanisms always use all, through second moments.
+    start_sd
+        Standard deviation of the latent vectors at the start. The paper: 1. Smaller ones leave short fits undecided for
+        longer (DiBS and BaCaDI start at 1 / sqrt(rank)).
+    alpha_slope, alpha_cap
+        Sharpness of edge probabilities at step t: ``min(alpha_slope * t, alpha_cap)``. The paper only says that it
+        grows; slope as in BaCaDI, cap where its runs end.
+    anneal_targets
+        Target logits are also multiplied, by half that sharpness (BaCaDI). The paper's formula has no such factor.
+    tau
+        Inverse temperature of soft draws, constant.
+    sparsity_graph, sparsity_targets
+        Cost in nats of an expected edge, and of an expected target in an environment.
+    target_schedule, target_anneal
+        The target cost rises from 0 (``"up"``), falls to 0 (``"down"``) or is ``"constant"``; along half a cosine wave
+        over this share of the steps. The paper names the wave, not the direction; after falling, too many targets were
+        left in small trials.
+    parameter_sd
+        Standard deviation of an intervention's parameters around what the network says. The paper gives no value. At 0
+        they are known; anything else costs targets of little noise dearly.
+    variance_graph, variance_weights, variance_log_sd, variance_networks
+        Variances of the normal priors of latent vectors (None: 1 / number of genes), mechanism weights, log standard
+        deviations of the noise (and logits of zeros), and network weights.
+    variance_free
+        Variance of the normal prior of free target logits and parameters, without ``amortised``; not in the paper.
+    learning_rate, steps
+        Adam.
+    minutes
+        Stop each fit after this time, wherever it is; None: no limit.
+    check_every, n_holdout, tolerance
+        Every so many steps the held-out log likelihood (of that many cells) is looked at: unless it rose by
+        ``tolerance`` nats per cell, the fit counts as converged for now. The paper: 100 and 100; no tolerance given.
+    cycle_start, cycle_growth, cycle_tolerance
+        The penalty of a cycle measure c is ``multiplier * c + weight / 2 * c ** 2``. The weight starts at
+        ``cycle_start``; when converged with c above the tolerance (not in the paper), the multiplier rises by
+        ``weight * c``, and the weight by the factor ``cycle_growth``. The paper's start needs its 30,000 steps: in fits of
+        a few hundred, edges in both directions have hardened by the time it matters; start those at hundreds of nats.
+    patience
+        Stop after so many such looks without a better one, when the target cost has reached its end, edge
+        probabilities their cap, and c its tolerance; None: never.
+    n_fits
+        Independent fits; probabilities are their average, predictions a mixture.
+    log_every
+        Steps between entries of the history.
+    """
+
+    mechanism: Mechanism = "linear"
+    hidden: tuple[int, ...] = (5,)
+    intercept: bool = True
+    intervention: Intervention = "hard"
+    amortised: bool = True
+    widths: tuple[int, ...] = (100, 100)
+    rank: int | None = None
+    standardise: bool = True
+    likelihood: Likelihood = "node"
+    n_samples: int = 128
+    n_acyclic: int = 128
+    batch_size: int = 1000
+    start_sd: float = 1.0
+    alpha_slope: float = 0.01
+    alpha_cap: float = 30.0
+    anneal_targets: bool = False
+    tau: float = 1.0
+    sparsity_graph: float = 50.0
+    sparsity_targets: float = 10.0
+    target_schedule: Schedule = "up"
+    target_anneal: float = 0.5
+    parameter_sd: float = 0.0
+    variance_graph: float | None = None
+    variance_weights: float = 0.1
+    variance_log_sd: float = 4.0
+    variance_networks: float = 0.1
+    variance_free: float = 10.0
+    learning_rate: float = 1e-3
+    steps: int = 30_000
+    minutes: float | None = None
+    check_every: int = 100
+    n_holdout: int = 100
+    tolerance: float = 0.01
+    cycle_start: float = 1e-9
+    cycle_growth: float = 2.0
+    cycle_tolerance: float = 1e-3
+    patience: int | None = 20
+    n_fits: int = 1
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        for name, words in _WORDS.items():
+            if getattr(self, name) not in words:
+                msg = f"{name}={getattr(self, name)!r} is not one of {', '.join(words)}."
+                raise ValueError(msg)
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                msg = f"{name} must be a whole number of at least 1, not {value!r}."
+                raise ValueError(msg)
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                msg = f"{name} must be above 0, not {getattr(self, name)!r}."
+                raise ValueError(msg)
+        for name in _NOT_NEGATIVE:
+            if not getattr(self, name) >= 0:
+                msg = f"{name} must not be negative, got {getattr(self, name)!r}."
+                raise ValueError(msg)
+        self._check_rest()
+
+    def _check_rest(self) -> None:
+        for name, value in {"minutes": self.minutes, "variance_graph": self.variance_graph}.items():
+            if value is not None and not value > 0:
+                msg = f"{name} must be above 0 or None, not {value!r}."
+                raise ValueError(msg)
+        for name, whole in {"rank": self.rank, "patience": self.patience}.items():
+            if whole is not None and whole < 1:
+                msg = f"{name} must be at least 1 or None, not {whole!r}."
+                raise ValueError(msg)
+        if not 0 <= self.target_anneal <= 1 or self.cycle_growth < 1:
+            msg = f"target_anneal must lie between 0 and 1 and cycle_growth be at least 1; got {self.target_anneal}, {self.cycle_growth}."
+            raise ValueError(msg)
+        for name, sizes in {"hidden": self.hidden, "widths": self.widths}.items():
+            if not isinstance(sizes, tuple) or not sizes or min(sizes) < 1:
+                msg = f"{name} must be a tuple of widths of at least 1, not {sizes!r}."
+                raise ValueError(msg)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> GimConfig:
+        """Read what :meth:`to_dict` wrote (tuples may have become lists)."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+_WORDS: dict[str, tuple[str, ...]] = {
+    "mechanism": get_args(Mechanism),
+    "intervention": get_args(Intervention),
+    "likelihood": get_args(Likelihood),
+    "target_schedule": get_args(Schedule),
+}
+_COUNTS = ("n_samples", "n_acyclic", "batch_size", "steps", "check_every", "n_fits", "log_every")
+_POSITIVE = (
+    "start_sd",
+    "alpha_slope", "alpha_cap", "tau", "variance_weights", "variance_log_sd", "variance_networks", "variance_free",
+    "learning_rate", "cycle_start",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "sparsity_graph",
+    "sparsity_targets",
+    "parameter_sd",
+    "n_holdout",
+    "tolerance",
+    "cycle_tolerance",
+)

@@ -1,0 +1,329 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import lognorm, multivariate_normal, norm
+from torch import Tensor
+
+from causcade.nn.gim import Gim, GimConfig, Interventions, gene_log_likelihood, log_mean, summarise
+
+D, K, M = 4, 3, 5
+DAG = torch.tensor([[0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]], dtype=torch.float32)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def model_of(n_features: int = 2, **choices: object) -> Gim:
+    config = GimConfig(**{"n_samples": M, "n_acyclic": M, "widths": (8,), **choices})  # type: ignore[arg-type]
+    model = Gim(config, D, n_features, K, rng=seeded(3))
+    with torch.no_grad():
+        for p in model.mechanisms.parameters():  # no zeros left, so that every part counts
+            p.add_(0.3 * torch.randn(p.shape, generator=seeded(p.numel())))
+    return model
+
+
+def cells_of(n: int = 40, *, positive: bool = False) -> tuple[Tensor, Tensor]:
+    values = torch.randn(n, D, generator=seeded(7))
+    if positive:
+        values = values.clamp(min=0) * 2
+    return values, torch.arange(n) % K
+
+
+FEATURES = torch.tensor([[0.0, 0.0], [1.0, -0.5], [0.3, 2.0]])
+
+
+def forms(mechanism: str, intervention: str) -> Interventions:
+    parts = [torch.randn(K, D, generator=seeded(20 + i)) for i in range(4)]
+    if intervention == "shift":
+        return Interventions(parts[0], parts[1])
+    return Interventions(*parts[:3], parts[3] if mechanism == "zero_inflated" else None)
+
+
+# --- likelihood against closed forms ------------------------------------------------------------------------------
+
+
+def linear_gaussian(model: Gim, graph: Tensor, targets: Tensor, inter: Interventions, k: int) -> tuple:
+    """Mean and covariance of all genes, by solving the structural equations."""
+    mechanisms = model.mechanisms
+    weight = (mechanisms.weight * graph).detach().double().numpy()
+    mean = mechanisms.bias.detach().double().numpy().copy()
+    sd = mechanisms.log_sd.detach().double().exp().numpy().copy()
+    for j in np.flatnonzero(targets[k].numpy()):
+        if inter.log_sd is None:
+            mean[j] += inter.mean[k, j].item()
+        else:
+            weight[:, j], mean[j], sd[j] = 0, inter.mean[k, j].item(), inter.log_sd[k, j].exp().item()
+    inverse = np.linalg.inv(np.eye(D) - weight)
+    return mean @ inverse, inverse.T @ np.diag(sd**2) @ inverse
+
+
+@pytest.mark.parametrize("intervention", ["hard", "shift"])
+def test_linear_likelihood_is_that_of_a_multivariate_normal(intervention: str) -> None:
+    model = model_of(intervention=intervention)
+    values, codes = cells_of()
+    cells = model.summarise(values, codes, K)
+    targets = torch.tensor([[0, 0, 0, 0], [0, 1, 0, 0], [1, 0, 0, 1]], dtype=torch.float32)
+    inter = forms("linear", intervention)
+    residuals = model.mechanisms.residuals(cells, DAG[None])
+    found = gene_log_likelihood(cells, residuals, model.mechanisms.noise(), targets, inter)[0].sum(1)
+    for k in range(K):
+        normal = multivariate_normal(*linear_gaussian(model, DAG, targets, inter, k))
+        assert found[k].item() == pytest.approx(normal.logpdf(values[codes == k].double()).sum(), rel=1e-4)
+
+
+def by_cell(model: Gim, values: Tensor, codes: Tensor, graphs: Tensor, targets: Tensor, inter: Interventions) -> Tensor:
+    """Log likelihood of cells, one by one with scipy, then summed."""
+    zero_inflated = model.config.mechanism == "zero_inflated"
+    sd = model.mechanisms.log_sd.detach().exp().numpy()
+    out = np.zeros((len(graphs), K, D))
+
+    def log_density(x: np.ndarray, mean: np.ndarray, sd: np.ndarray, logit: np.ndarray | None) -> np.ndarray:
+        if logit is None:
+            return norm(mean, sd).logpdf(x)
+        p = 1 / (1 + np.exp(-logit))
+        with np.errstate(divide="ignore"):
+            return np.where(x > 0, np.log1p(-p) + lognorm(sd, scale=np.exp(mean)).logpdf(x), np.log(p))
+
+    zero = model.mechanisms.zero_logit.detach().numpy() if zero_inflated else None
+    for m, graph in enumerate(graphs):
+        means = model.mechanisms.mean(values, graph).detach().numpy()
+        for k in range(K):
+            x, mean = values.numpy()[codes == k], means[codes == k]
+            base = log_density(x, mean, sd, zero)
+            if inter.log_sd is None:
+                other = log_density(x, mean + inter.mean[k].numpy(), sd, zero)
+            else:
+                own = inter.zero_logit[k].numpy() if inter.zero_logit is not None else None
+                other = log_density(x, inter.mean[k].numpy(), inter.log_sd[k].exp().numpy(), own)
+            share = targets[m, k].numpy()
+            out[m, k] = ((1 - share) * base + share * other).sum(0)
+    return torch.tensor(out)
+
+
+@pytest.mark.parametrize("intervention", ["hard", "shift"])
+@pytest.mark.parametrize("mechanism", ["linear", "mlp", "zero_inflated"])
+def test_likelihood_from_sums_is_the_sum_over_cells(mechanism: str, intervention: str) -> None:
+    model = model_of(mechanism=mechanism, intervention=intervention, hidden=(3, 2))
+    values, codes = cells_of(positive=mechanism == "zero_inflated")
+    graphs = torch.rand(M, D, D, generator=seeded(4)) * (1 - torch.eye(D))  # soft
+    targets, inter = torch.rand(M, K, D, generator=seeded(5)), forms(mechanism, intervention)
+    cells = model.summarise(values, codes, K)
+    assert (cells.values is None) == (mechanism == "linear")
+    residuals = model.mechanisms.residuals(cells, graphs)
+    found = gene_log_likelihood(cells, residuals, model.mechanisms.noise(), targets, inter)
+    expected = by_cell(model, values, codes, graphs, targets, inter)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_moments_keep_their_digits_far_from_zero() -> None:
+    model = model_of()
+    values, codes = cells_of()
+    graphs = torch.rand(M, D, D, generator=seeded(4)) * (1 - torch.eye(D))
+    found = model.mechanisms.residuals(model.summarise(values + 100, codes, K), graphs)[1]
+    off = values + 100 - torch.stack([model.mechanisms.mean(values + 100, g) for g in graphs])
+    expected = torch.stack([(off[:, codes == k].double() ** 2).sum(1) for k in range(K)], 1)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=0)
+
+
+def test_weight_of_a_batch_scales_the_likelihood() -> None:
+    for mechanism in ("linear", "mlp", "zero_inflated"):
+        model = model_of(mechanism=mechanism)
+        values, codes = cells_of(positive=mechanism == "zero_inflated")
+        inter = forms(mechanism, "hard")
+        parts = []
+        for weight in (1.0, 2.5):
+            cells = model.summarise(values, codes, K, weight=weight)
+            residuals = model.mechanisms.residuals(cells, DAG[None])
+            parts.append(
+                gene_log_likelihood(cells, residuals, model.mechanisms.noise(), torch.full((K, D), 0.3), inter)
+            )
+        torch.testing.assert_close(parts[1], 2.5 * parts[0], rtol=1e-4, atol=1e-3)
+
+
+def test_a_gene_depends_on_its_causes_only() -> None:
+    for mechanism in ("linear", "mlp", "zero_inflated"):
+        model = model_of(mechanism=mechanism, hidden=(4, 3))
+        values, _ = cells_of()
+        before = model.mechanisms.mean(values, DAG)
+        values[:, 1] += 1.0  # cause of gene 2 only
+        changed = (model.mechanisms.mean(values, DAG) - before).abs().amax(0) > 1e-6
+        assert changed.tolist() == [False, False, True, False]
+
+
+# --- averages over draws ------------------------------------------------------------------------------------------
+
+
+def test_log_mean_forms() -> None:
+    x = torch.randn(M, K, D, generator=seeded()).double()
+    mean = lambda a: a.exp().mean(0).log().sum()
+    assert log_mean(x, "joint").item() == pytest.approx(mean(x.sum((1, 2))).item())
+    assert log_mean(x, "environment").item() == pytest.approx(mean(x.sum(2)).item())
+    assert log_mean(x, "node").item() == pytest.approx(mean(x.sum(1)).item())
+    assert log_mean(x, "mean").item() == pytest.approx(x.sum((1, 2)).mean().item())
+    with pytest.raises(ValueError, match="node, environment, joint, mean"):
+        log_mean(x, "cell")
+
+
+def test_node_form_has_the_expectation_of_the_joint_form() -> None:
+    # columns of the graph are independent: the average over all graphs is the product of averages over columns
+    rows = torch.randn(3, K, D, generator=seeded()).double()  # 3 equally likely sets of causes for each gene
+    every = torch.cartesian_prod(*[torch.arange(3)] * D)
+    graphs = torch.stack([rows[i, :, j] for j, i in enumerate(every.T)], 2)
+    assert log_mean(graphs, "joint").item() == pytest.approx(log_mean(rows, "node").item())
+
+
+# --- gradients ----------------------------------------------------------------------------------------------------
+
+
+def gradients(model: Gim, part: str) -> dict[str, bool]:
+    values, codes = cells_of(positive=model.config.mechanism == "zero_inflated")
+    model.zero_grad()
+    terms = model.terms(model.summarise(values, codes, K), FEATURES, alpha=0.5, rng=seeded())
+    value = getattr(terms, part)
+    (value.sum() if part == "cycles" else value).backward()
+    groups = {"graph": model.graph, "mechanisms": model.mechanisms, "interventions": model.interventions}
+    return {
+        name: any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
+        for name, module in groups.items()
+    }
+
+
+@pytest.mark.parametrize("amortised", [True, False])
+@pytest.mark.parametrize("mechanism", ["linear", "mlp", "zero_inflated"])
+def test_gradients_flow_where_they_should(mechanism: str, amortised: bool) -> None:
+    model = model_of(mechanism=mechanism, amortised=amortised)
+    assert gradients(model, "soft") == {"graph": True, "mechanisms": False, "interventions": True}
+    assert gradients(model, "hard") == {"graph": False, "mechanisms": True, "interventions": False}
+    assert gradients(model, "edges") == {"graph": True, "mechanisms": False, "interventions": False}
+    assert gradients(model, "cycles") == {"graph": True, "mechanisms": False, "interventions": False}
+    assert gradients(model, "targets") == {"graph": False, "mechanisms": False, "interventions": True}
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    for choices in ({}, {"intervention": "shift"}, {"mechanism": "zero_inflated", "hidden": (3, 2)}):
+        model = model_of(**choices)
+        values, codes = cells_of(positive="mechanism" in choices)
+        terms = model.terms(model.summarise(values, codes, K), FEATURES, alpha=0.5, rng=seeded())
+        terms.objective(1.0, 1.0, 1.0, 1.0).backward()
+        for name, p in model.named_parameters():
+            assert p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0, name
+
+
+def test_objective_adds_costs_and_penalty() -> None:
+    model = model_of()
+    terms = model.terms(model.summarise(*cells_of(), K), FEATURES, alpha=0.5, rng=seeded())
+    free = terms.objective(0, 0, 0, 0)
+    torch.testing.assert_close(free, terms.soft + terms.hard + terms.prior)
+    torch.testing.assert_close(free - terms.objective(2, 0, 0, 0), 2 * terms.edges, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(free - terms.objective(0, 3, 0, 0), 3 * terms.targets, rtol=1e-4, atol=1e-3)
+    expected = (0.5 * terms.cycles + 2 * terms.cycles**2).mean()
+    torch.testing.assert_close(free - terms.objective(0, 0, 0.5, 4), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_observational_environment_has_no_targets() -> None:
+    model = model_of(anneal_targets=True)
+    logits = model.target_logits(torch.ones(K, D), 3.0)
+    assert logits[0].isneginf().all() and (logits[1:] == 1.5).all()
+    assert (model_of().target_logits(torch.ones(K, D), 3.0)[1:] == 1).all()
+
+
+def test_normal_priors() -> None:
+    model = model_of(variance_weights=0.5, variance_log_sd=2.0, variance_networks=0.25, variance_graph=3.0)
+    square = lambda parameters: sum((p**2).sum() for p in parameters)
+    m = model.mechanisms
+    expected = (
+        square([model.graph.z]) / 3
+        + square([m.weight, m.bias]) / 0.5
+        + square([m.log_sd]) / 2
+        + square(model.interventions.parameters()) / 0.25
+    )
+    torch.testing.assert_close(model.log_prior(), -0.5 * expected)
+
+
+def test_parameters_are_drawn_around_the_network() -> None:
+    cells = model_of().summarise(*cells_of(), K)
+    sure, unsure = (model_of(parameter_sd=sd, likelihood="mean") for sd in (0.0, 0.5))
+    assert sure.log_prior() == unsure.log_prior()  # the same start
+    soft = [m.terms(cells, FEATURES, alpha=0.5, rng=seeded()).soft.item() for m in (sure, unsure)]
+    assert soft[0] != soft[1]
+
+
+# --- cells --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("intervention", ["hard", "shift"])
+def test_sampled_cells_have_the_moments_of_the_model(intervention: str) -> None:
+    model = model_of(intervention=intervention)
+    targets = torch.tensor([[0, 0, 0, 0], [0, 1, 0, 0], [1, 0, 0, 1]], dtype=torch.float32)
+    inter = replace(forms("linear", intervention), logits=2 * targets - 1)
+    cells = model.sample(DAG, inter, 20_000, rng=seeded())
+    assert cells.shape == (K, 20_000, D)
+    for k in range(K):
+        mean, covariance = linear_gaussian(model, DAG, targets, inter, k)
+        np.testing.assert_allclose(cells[k].mean(0), mean, atol=0.08)
+        np.testing.assert_allclose(np.cov(cells[k].T), covariance, atol=0.05 * covariance.max() + 0.05)
+
+
+def test_sampled_zero_inflated_cells() -> None:
+    model = model_of(mechanism="zero_inflated")
+    targets = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+    inter = replace(forms("zero_inflated", "hard"), logits=2.0 * targets - 1)
+    cells = model.sample(DAG, inter, 20_000, rng=seeded())
+    assert (cells >= 0).all()
+    zeros = (cells == 0).float().mean(1)
+    torch.testing.assert_close(zeros[0], model.mechanisms.zero_logit.detach().sigmoid(), atol=0.02, rtol=0)
+    torch.testing.assert_close(zeros[1], inter.zero_logit[1].sigmoid(), atol=0.02, rtol=0)
+    logs = torch.where(cells[1] > 0, cells[1], torch.nan).log()
+    torch.testing.assert_close(logs.nanmean(0), inter.mean[1], atol=0.15, rtol=0)
+
+
+def test_sums_leave_zeros_apart() -> None:
+    values, codes = cells_of(positive=True)
+    cells = summarise(values, codes, K, logarithm=True)
+    assert torch.equal(cells.zeros + cells.counts, torch.bincount(codes)[:, None].expand(K, D).float())
+    inside = values[codes == 1]
+    logs = torch.where(inside > 0, inside, 1.0).log()
+    torch.testing.assert_close(cells.first[1], logs.sum(0))
+    torch.testing.assert_close(cells.jacobian[1], -logs.sum(0))
+
+
+def test_mechanisms_say_which_cells_they_need() -> None:
+    linear, mlp = model_of(), model_of(mechanism="mlp")
+    with pytest.raises(ValueError, match="moments=True"):
+        linear.mechanisms.residuals(mlp.summarise(*cells_of(), K), DAG[None])
+    with pytest.raises(ValueError, match="moments=False"):
+        mlp.mechanisms.residuals(linear.summarise(*cells_of(), K), DAG[None])
+
+
+# --- choices ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("choice", "says"),
+    [
+        ({"mechanism": "spline"}, "linear, mlp"),
+        ({"likelihood": "cell"}, "node, environment"),
+        ({"steps": 0}, "steps"),
+        ({"n_samples": 1.5}, "n_samples"),
+        ({"tau": 0.0}, "tau"),
+        ({"sparsity_graph": -1.0}, "sparsity_graph"),
+        ({"minutes": 0.0}, "minutes"),
+        ({"rank": 0}, "rank"),
+        ({"target_anneal": 2.0}, "target_anneal"),
+        ({"hidden": ()}, "hidden"),
+        ({"widths": [10]}, "widths"),
+    ],
+)
+def test_bad_choices_are_named(choice: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        GimConfig(**choice)
+
+
+def test_choices_survive_json() -> None:
+    import json
+
+    config = GimConfig(mechanism="mlp", hidden=(20, 20), minutes=3.0)
+    assert GimConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
