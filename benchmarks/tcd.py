@@ -220,18 +220,26 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", choices=["ecoli", "yeast"], default="ecoli")
     parser.add_argument("--fidelity", nargs="+", default=["high", "low"])
-    parser.add_argument("--half-response", nargs="+", default=["wild-type", "refit"])
+    parser.add_argument("--half-response", nargs="+", help="default: wild-type refit; yeast: wild-type")
     parser.add_argument("--sampling", choices=["steady", "published"], help="default: published for refit only")
-    parser.add_argument("--weights", nargs="*", help="names or folders; default: the released ones and `tcd-paper`")
+    parser.add_argument(
+        "--weights", nargs="*", help="names or folders; default: the released ones; E. coli: `tcd-paper` too"
+    )
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--anchors", type=int, nargs="+", default=[0])
     parser.add_argument("--size", type=int, help="genes in a set; default: as trained")
     parser.add_argument("--per-target", type=int, default=0, help="also time the per-target loop on so many targets")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-trees", action="store_true")
+    parser.add_argument(
+        "--no-trees", action="store_true", help="always so for yeast, whose 20 million pairs are too many"
+    )
     parser.add_argument("--out", type=Path, help="folder for CSV tables")
     parser.add_argument("--page", type=Path, help="only write this page from the tables in --out")
-    return parser.parse_args()
+    args = parser.parse_args()
+    large = args.network == "yeast"  # the cell network alone takes 20 quiet minutes a table there
+    args.half_response = args.half_response or (["wild-type"] if large else ["wild-type", "refit"])
+    args.no_trees = args.no_trees or large
+    return args
 
 
 def write_page(tables: Path, page: Path) -> None:
@@ -277,7 +285,8 @@ def main() -> None:
         for fidelity in args.fidelity:
             job = measure(clean, fidelity, args.seed)
             released = "tcd-grn-umi" if fidelity == "low" else "tcd-grn-expression"
-            names = args.weights or [n for n in (released, "tcd-paper") if n in pretrained.available()]
+            usual = [released] if args.network == "yeast" else [released, "tcd-paper"]
+            names = args.weights or [n for n in usual if n in pretrained.available()]
             frame = run(job, fidelity, {n: pretrained.load(n) for n in names}, args)
             depth, load = float(job.counts.sum(1).mean()), os.getloadavg()[0]
             print(f"\n## {half} / {fidelity}: mean {depth:.0f} molecules per cell, load {load:.1f}")
