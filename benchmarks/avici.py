@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--weights", nargs="*", help="names or folders, or none; default: the released ones")
     parser.add_argument("--domains", nargs="+", default=["linear", "rff", "grn"], choices=["linear", "rff", "grn"])
     parser.add_argument("--instances", type=int, default=30)
-    parser.add_argument("--slow", type=int, default=30, help="instances for GES, GIES and the bootstrap of PC")
+    parser.add_argument("--slow", type=int, default=30, help="instances for PC, its bootstrap, GES and GIES")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rows", type=Path, help="file of single results; what it holds is not run again")
     parser.add_argument("--out", type=Path, help="folder for CSV tables")

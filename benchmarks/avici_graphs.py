@@ -93,7 +93,7 @@ def oriented(graph: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.where(both, first.astype(float), graph)
 
 
-SLOW = ("GES", "GIES", "PC, bootstrap")
+SLOW = ("PC", "GES", "GIES", "PC, bootstrap")
 
 
 def methods(setting: Setting, weights: list[str]) -> dict[str, Method | str]:
