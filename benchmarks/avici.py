@@ -37,7 +37,7 @@ def graphs(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
 
 def scaling(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
     """More genes, fewer cells."""
-    sizes, cells = [10, 20, 30, 50, 100], [50, 100, 200, 500, 1000]
+    sizes, cells = [10, 20, 30, 50, 100], [50, 100, 200, 500, 1000, 5000]
     names = dict.fromkeys(w for found in _weights(args).values() for w in found)
     return {"scaling": pd.concat([avici_graphs.scaling(n, sizes, cells, max(args.instances // 3, 2)) for n in names])}
 
@@ -68,7 +68,8 @@ instances (last column). *paper*: its Tables 1 and 4, shifted and raw; other dra
 0.5: variance (predictability) says nothing on the order of the genes; 1 or 0: it gives it away.""",
     "scaling": """## More genes, fewer cells
 
-In distribution, with interventions (smooth models, or gene networks). AVICI was trained on 2 to 50 genes.""",
+In distribution, with interventions (smooth models, or gene networks). AVICI was trained on 2 to 50 genes
+and 50 to 1,500 cells.""",
     "sachs": """## Sachs
 
 11 proteins and lipids in 5,846 cells, 1,755 of them controls; five inhibitors or activators, taken as interventions on one protein
