@@ -73,9 +73,9 @@ def summarise(
     def by_environment(x: Tensor) -> Tensor:
         return weight * x.new_zeros(n, *x.shape[1:]).index_add_(0, codes, x)
 
-    sums = (by_environment(x) for x in (present, 1 - present, response, response**2))
+    first, second, third, fourth = (by_environment(x) for x in (present, 1 - present, response, response**2))
     jacobian = by_environment(-response if logarithm else torch.zeros_like(values))
-    cells = Cells(values, codes, response, *sums, jacobian, weight=weight)
+    cells = Cells(values, codes, response, first, second, third, fourth, jacobian, weight=weight)
     if moments:
         cells.means, cells.scatter = _moments(values, codes, n, weight)
         cells.values = cells.codes = cells.response = None

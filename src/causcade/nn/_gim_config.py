@@ -174,7 +174,8 @@ class GimConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GimConfig:
         """Read what :meth:`to_dict` wrote (tuples may have become lists)."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
 
 
 _WORDS: dict[str, tuple[str, ...]] = {

@@ -55,7 +55,8 @@ class LinearMechanisms(_Mechanisms):
         if cells.means is None or cells.scatter is None:
             msg = "linear mechanisms need cells summed with moments=True."
             raise ValueError(msg)
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
         if detach:
             weight, bias = weight.detach(), bias.detach() if bias is not None else None
         d = len(weight)
