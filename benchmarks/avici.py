@@ -30,7 +30,8 @@ def graphs(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
     """The grid, and how sortable its data sets are."""
     settings = avici_graphs.settings(args.domains)
     weights = _weights(args) if args.weights != [] else {domain: [] for domain in args.domains}
-    rows = avici_graphs.run(settings, weights, args.instances, args.slow, args.workers, args.rows)
+    most = {"slow": args.slow, "bootstrap": args.bootstrap}
+    rows = avici_graphs.run(settings, weights, args.instances, args.workers, args.rows, **most)
     sortable = pd.DataFrame([avici_graphs.sortability(s, min(args.instances, 10)) for s in settings])
     return {"graphs": avici_graphs.summary(rows), "sortability": sortable}
 
@@ -133,7 +134,8 @@ def main() -> None:
     parser.add_argument("--weights", nargs="*", help="names or folders, or none; default: the released ones")
     parser.add_argument("--domains", nargs="+", default=["linear", "rff", "grn"], choices=["linear", "rff", "grn"])
     parser.add_argument("--instances", type=int, default=30)
-    parser.add_argument("--slow", type=int, default=30, help="instances for PC, its bootstrap, GES and GIES")
+    parser.add_argument("--slow", type=int, default=30, help="instances for PC, GES and GIES")
+    parser.add_argument("--bootstrap", type=int, default=3, help="instances for the bootstrap of PC")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rows", type=Path, help="file of single results; what it holds is not run again")
     parser.add_argument("--out", type=Path, help="folder for CSV tables")

@@ -20,7 +20,7 @@ TESTS = ROOT / "tests"
 # Who may import whom: a file imports its own level and those below. `__init__` and `demo` stand above all.
 LEVELS = {
     0: set(
-        "_checks _device _keys citests contrasts edge_inputs fusion metrics nn pairs set_inputs simulate splits stats".split()
+        "_checks _device _keys citests contrasts edge_inputs fusion metrics nn pairs set_inputs simulate splits stats unmixing".split()
     ),
     1: set("baselines comparisons ensemble expression networks nulls reference regimes scoring screendata".split())
     | {"effect_baselines", "gimfit", "graph_baselines", "target_baselines"},

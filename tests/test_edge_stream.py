@@ -94,6 +94,14 @@ def test_it_learns_a_direction_from_interventions() -> None:
     assert right.float().mean() > 0.95
 
 
-def test_weights_for_other_features_are_refused() -> None:
-    with pytest.raises(ValueError, match="features=7, but this version of causcade makes"):
-        EdgeStream(EdgeStreamConfig(features=7))
+def test_weights_for_more_features_are_refused_and_for_fewer_see_the_first() -> None:
+    with pytest.raises(ValueError, match="features=1000, but this version of causcade makes"):
+        EdgeStream(EdgeStreamConfig(features=1000))
+    values = torch.randn(1, 40, 3, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros_like(values)
+    old, new = (EdgeStream(EdgeStreamConfig(width=8, layers=0, heads=1, hidden=8, features=n)) for n in (7, 12))
+    state = old.state_dict()
+    for name in ("embed.0.weight", "skip.weight"):
+        state[name] = torch.nn.functional.pad(state[name], (0, 5))
+    new.load_state_dict(state)
+    torch.testing.assert_close(new(values, mask), old(values, mask))

@@ -15,7 +15,7 @@ from causcade import pretrained
 from causcade.contrasts import Summary, summarise
 from causcade.nn.differential import Differential, graph_loss, target_loss
 from causcade.nn.pair_stream import PairStream, PairStreamConfig, pair_loss
-from causcade.pretrain import Recipe, Trainer, build_network, make_item, make_samples, run
+from causcade.pretrain import Recipe, Trainer, build_network, made_by, make_item, make_samples, run
 from causcade.pretrain.__main__ import main
 from causcade.pretrain.target_items import (
     PairBatch,
@@ -25,6 +25,7 @@ from causcade.pretrain.target_items import (
     measure_screen,
 )
 from causcade.pretrain.tasks import CauseTask, TargetTask, build_task, pair_batch_loss
+from causcade.pretrain.trainer import _widened
 from causcade.set_inputs import pair_input, set_input
 from causcade.simulate.episodes import draw_screen
 from causcade.simulate.graphs import ancestors
@@ -562,6 +563,16 @@ def test_a_run_can_start_from_other_weights(tmp_path) -> None:
     assert same(second.average, first.average)
     assert second.step == 0
     assert second.recipe.digest() != replace(recipe, seed=1).digest()
+    saved = json.loads((tmp_path / "first" / "config.json").read_text())
+    assert second.config()["start"] == {"name": "first", "sha256": saved["sha256"], "steps": 1}
+    assert f"on top of the 1 steps of first ({saved['sha256'][:12]})" in made_by(second.config() | {"recipe_hash": "x"})
+
+
+def test_inputs_added_since_start_at_zero() -> None:
+    old = {"a.weight": torch.ones(3, 2), "b.weight": torch.ones(2)}
+    wide = _widened(old, {"a.weight": torch.zeros(3, 4), "b.weight": torch.zeros(2)})
+    assert wide["a.weight"].tolist() == [[1.0, 1.0, 0.0, 0.0]] * 3
+    assert wide["b.weight"] is old["b.weight"]
 
 
 def test_another_recipe_is_refused_unless_adopted(tmp_path) -> None:

@@ -140,14 +140,26 @@ def test_uniform_interventions_fill_their_range():
 
 
 @pytest.mark.parametrize(
-    ("noise", "law"), [("gaussian", stats.norm), ("laplace", stats.laplace), ("cauchy", stats.cauchy)]
+    ("noise", "law"),
+    [
+        ("gaussian", stats.norm),
+        ("laplace", stats.laplace(scale=np.sqrt(0.5))),
+        ("cauchy", stats.cauchy),
+        ("uniform", stats.uniform(-np.sqrt(3), 2 * np.sqrt(3))),
+        ("student_t", stats.t(5, scale=np.sqrt(0.6))),
+    ],
 )
 def test_noise_laws(noise, law):
     scm = random_scm(torch.zeros(2, 2), noise=noise, standardise="none", rng=0)
-    scale = scm.noise_sd / (np.sqrt(2) if noise == "laplace" else 1)
-    x = (scm.sample(4000, rng=1) - scm.mechanism.bias) / scale
+    x = (scm.sample(4000, rng=1) - scm.mechanism.bias) / scm.noise_sd
     for gene in range(2):
         assert stats.kstest(x[:, gene].numpy(), law.cdf).pvalue > 0.001
+
+
+def test_exponential_noise_is_skewed_to_one_side_and_the_other():
+    x = random_scm(torch.zeros(2, 2), noise="exponential", standardise="none", rng=0).draw_noise(4000, rng=1)
+    for gene, sign in ((0, 1), (1, -1)):
+        assert stats.kstest((sign * x[:, gene] + 1).numpy(), stats.expon.cdf).pvalue > 0.001
 
 
 def test_cauchy_is_standardised_by_quantiles_and_keeps_heavy_tails():

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from causcade.unmixing import MIXING_FEATURES, MIXING_GENE_FEATURES, mixing_features
+
 __all__ = ["EDGE_FEATURES", "N_EDGE_FEATURES", "edge_features"]
 
 _TINY = 1e-6
@@ -36,7 +38,9 @@ EDGE_FEATURES = (
 )  # fmt: skip
 _GENE_FEATURES = 7
 _SET_FEATURES = 4
-N_EDGE_FEATURES = 2 * len(EDGE_FEATURES) + 2 * _GENE_FEATURES + _SET_FEATURES
+_OWN = 2 * len(EDGE_FEATURES) + 2 * _GENE_FEATURES + _SET_FEATURES
+#: Those of this file, and behind them those of :mod:`causcade.unmixing`, in the same order.
+N_EDGE_FEATURES = _OWN + 2 * len(MIXING_FEATURES) + 2 * len(MIXING_GENE_FEATURES)
 
 
 @dataclass
@@ -47,12 +51,15 @@ class _Cells:
     ----------
     basis
         ``(3, batch, cells, genes)``: the gene, its bend and its curl, uncorrelated and of spread 1; 0 where missing.
+    whole
+        ``(batch, cells, genes)``: the gene without a cut, in units of its spread.
     control, free, acted
         Weights: ``(batch, cells, 1)`` cells without a known intervention, ``(batch, cells, genes)`` those without
         one on that gene, and those with one.
     """
 
     basis: Tensor
+    whole: Tensor
     control: Tensor
     free: Tensor
     acted: Tensor
@@ -92,10 +99,16 @@ def edge_features(values: Tensor, mask: Tensor, missing: Tensor | None = None) -
     genes = values.shape[2]
     off = 1 - torch.eye(genes, device=values.device)[..., None]
     forward = torch.stack(pair, -1) * off
-    single, whole = _gene_features(values, cells, own), _set_features(cells)
-    grid = (-1, genes, genes, -1)
-    parts = [forward, forward.transpose(1, 2), single[:, :, None].expand(*grid), single[:, None].expand(*grid)]
-    return torch.cat([*parts, whole[:, None, None].expand(*grid)], -1).nan_to_num(0.0).clamp(-8, 8)
+    whole = _set_features(cells)[:, None, None].expand(-1, genes, genes, -1)
+    parts = [*_both_ways(forward, _gene_features(values, cells, own)), whole]
+    parts += _both_ways(*mixing_features(cells.whole, cells.control))
+    return torch.cat(parts, -1).nan_to_num(0.0).clamp(-8, 8)
+
+
+def _both_ways(pair: Tensor, single: Tensor) -> list[Tensor]:
+    """Features of the pair, of its reverse, of the cause and of the effect, ``(batch, genes, genes, .)`` each."""
+    shape = (*pair.shape[:3], -1)
+    return [pair, pair.transpose(1, 2), single[:, :, None].expand(shape), single[:, None].expand(shape)]
 
 
 def _prepare(values: Tensor, mask: Tensor, missing: Tensor | None) -> _Cells:
@@ -108,12 +121,12 @@ def _prepare(values: Tensor, mask: Tensor, missing: Tensor | None) -> _Cells:
     size = off.square().nanmean(1, keepdim=True).nan_to_num(0.0).sqrt()
     # mostly zeros (counts): the median of the deviations is 0 too, and only their size is left
     spread = torch.where(spread > 1e-7 * size, spread, size).clamp(min=1e-12)
-    x = (off / spread).nan_to_num(0.0).clamp(-_CUT, _CUT)
-    x = _scaled(x, seen)
+    whole = (off / spread).nan_to_num(0.0)
+    x = _scaled(whole.clamp(-_CUT, _CUT), seen)
     bend = _scaled(_less(x.square(), (x,), seen), seen)
     curl = _scaled(_less(x.pow(3), (x, bend), seen), seen)
     acted = (mask > 0).float()
-    return _Cells(torch.stack([x, bend, curl]), 1 - acted.amax(2, keepdim=True), 1 - acted, acted)
+    return _Cells(torch.stack([x, bend, curl]), whole, 1 - acted.amax(2, keepdim=True), 1 - acted, acted)
 
 
 def _scaled(x: Tensor, seen: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from causcade.heldout_graphs import score_heldout_graphs
 from causcade.heldout_targets import card as target_card
 from causcade.heldout_targets import score_heldout_targets
 from causcade.pairs import pair_features
-from causcade.pretrain import Recipe
+from causcade.pretrain import Recipe, made_by
 from causcade.pretrained import Weights, load
 from causcade.scoring import cell_scorer, pair_scorer
 from causcade.simulate.episodes import Screen, ScreenPrior, assay, draw_screen
@@ -160,14 +160,13 @@ _SCORED = {"TCD": _causes, "CDN": _targets, "AVICI": _graphs}
 
 def card(config: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]], prior: ScreenPrior) -> str:
     """Model card in Markdown."""
-    stages = ", ".join(f"{digest} from step {step}" for digest, step in config["stages"])
     minutes = config["seconds"] / 60
     lines = [
         f"# {config['recipe']['name']}",
         "",
         f"Network `{config['network']}` ({config['sizes']}), made by `python -m causcade.pretrain`.",
         f"Steps {config['steps']}, {minutes:.0f} minutes on {config['device']}, seed {config['recipe']['seed']}.",
-        f"Recipe {config['recipe_hash']} (stages: {stages}).",
+        made_by(config),
         f"sha256 of the weights: {config['sha256']}.",
         "",
         "Trained on simulated gene regulatory networks only, never on a real network or screen. Do not read the",

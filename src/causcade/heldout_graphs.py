@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from causcade import graph_baselines, metrics
-from causcade.pretrain import Recipe
+from causcade.pretrain import Recipe, made_by
 from causcade.simulate.domains import GraphItem, GraphPrior, draw_graph_item, graph_prior
 
 __all__ = ["card", "score_heldout_graphs"]
@@ -111,13 +111,12 @@ def _score(net: nn.Module, item: GraphItem) -> dict[str, dict[str, float]]:
 
 def card(config: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]], recipe: Recipe) -> str:
     """Model card in Markdown."""
-    stages = ", ".join(f"{digest} from step {step}" for digest, step in config["stages"])
     lines = [
         f"# {recipe.name}", "",
         f"{recipe.use[:1].upper()}{recipe.use[1:]}.", "",
         f"Network `{config['network']}` ({config['sizes']}), made by `python -m causcade.pretrain`.",
         f"Steps {config['steps']}, {config['seconds'] / 60:.0f} minutes on {config['device']}, seed {recipe.seed}.",
-        f"Recipe {config['recipe_hash']} (stages: {stages}). Never trained on real cells or a real network.",
+        f"{made_by(config)} Never trained on real cells or a real network.",
         f"sha256 of the weights: {config['sha256']}.", "",
         "The probabilities are calibrated to simulated data without hidden causes. Among genes picked out of thousands",
         "there are hidden causes: read them as a ranking, and the threshold as a choice.", "",

@@ -12,7 +12,7 @@ from torch import nn
 
 from causcade import metrics
 from causcade.contrasts import summarise
-from causcade.pretrain import Recipe
+from causcade.pretrain import Recipe, made_by
 from causcade.pretrain.target_items import TargetScreen, measure_screen
 from causcade.scoring import target_scorer
 from causcade.simulate.episodes import draw_screen
@@ -165,7 +165,6 @@ def _score(
 
 def card(config: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]], recipe: Recipe) -> str:
     """Model card in Markdown."""
-    stages = ", ".join(f"{digest} from step {step}" for digest, step in config["stages"])
     real = ", ".join(name for name, _ in recipe.real)
     told = f"Fine-tuned on real screens: {real}." if real else "Never trained on a real screen."
     lines = [
@@ -173,7 +172,7 @@ def card(config: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]],
         f"{recipe.use[:1].upper()}{recipe.use[1:]}.", "",
         f"Differential network ({config['sizes']}), made by `python -m causcade.pretrain`.",
         f"Steps {config['steps']}, {config['seconds'] / 60:.0f} minutes on {config['device']}, seed {recipe.seed}.",
-        f"Recipe {config['recipe_hash']} (stages: {stages}). {told}",
+        f"{made_by(config)} {told}",
         f"sha256 of the weights: {config['sha256']}.", "",
         "The probabilities are calibrated to simulated screens: use ranks, and a null on your own controls.",
         "Do not use it for cells of different types or batches compared with each other: it finds what differs.", "",

@@ -25,7 +25,8 @@ class EdgeStreamConfig:
     triads
         Channels of each kind of product over third genes.
     features
-        Number of input features per pair.
+        Number of input features per pair. Weights of an earlier version see the first ones only: new ones are added
+        at the end.
     """
 
     width: int = 48
@@ -87,14 +88,14 @@ class EdgeStream(nn.Module):
     Raises
     ------
     ValueError
-        If it is of weights for another number of features.
+        If it is of weights for more features than there are.
     """
 
     def __init__(self, config: EdgeStreamConfig | None = None) -> None:
         super().__init__()
         self.config = c = config or EdgeStreamConfig()
-        if c.features != N_EDGE_FEATURES:
-            msg = f"features={c.features}, but this version of causcade makes {N_EDGE_FEATURES} of them; weights must match it."
+        if not 0 < c.features <= N_EDGE_FEATURES:
+            msg = f"features={c.features}, but this version of causcade makes {N_EDGE_FEATURES} of them; update it for these weights."
             raise ValueError(msg)
         self.embed = nn.Sequential(nn.Linear(c.features, 2 * c.width), nn.GELU(), nn.Linear(2 * c.width, c.width))
         self.triads = nn.ModuleList(Triads(c.width, c.triads) for _ in range(c.layers))
@@ -129,7 +130,7 @@ class EdgeStream(nn.Module):
             If the shapes differ, or there is no cell.
         """
         with torch.no_grad(), torch.autocast(values.device.type, enabled=False):
-            features = edge_features(values, mask, missing)
+            features = edge_features(values, mask, missing)[..., : self.config.features]
         x = self.embed(features)
         for triads, layer in zip(self.triads, self.layers, strict=True):
             x = layer(x + triads(x))

@@ -6,7 +6,7 @@ step alone; a run that is stopped and resumed draws what an unbroken one would.
 """
 
 from causcade.pretrain.items import Sample, make_item, make_samples, screen_features
-from causcade.pretrain.recipe import NETWORKS, Recipe, build_network
+from causcade.pretrain.recipe import NETWORKS, Recipe, build_network, made_by
 from causcade.pretrain.trainer import Trainer, run
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Sample",
     "Trainer",
     "build_network",
+    "made_by",
     "make_item",
     "make_samples",
     "run",

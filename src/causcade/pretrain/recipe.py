@@ -208,3 +208,11 @@ def build_network(recipe: Recipe) -> nn.Module:
     network, config = NETWORKS[recipe.network]
     net: nn.Module = network(config(**recipe.sizes))
     return net
+
+
+def made_by(config: dict[str, Any]) -> str:
+    """Say by which recipes weights were made, from their ``config.json``: a line of their card."""
+    stages = ", ".join(f"{digest} from step {step}" for digest, step in config["stages"])
+    start = config.get("start")
+    before = f" on top of the {start['steps']} steps of {start['name']} ({start['sha256'][:12]})" if start else ""
+    return f"Recipe {config['recipe_hash']} (stages: {stages}){before}."

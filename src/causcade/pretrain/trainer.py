@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from causcade.pretrain.recipe import Recipe, build_network
 from causcade.pretrain.tasks import build_task
@@ -33,8 +34,10 @@ class Trainer:
         self.task = build_task(recipe, self.device, screens)
         torch.manual_seed(recipe.seed)
         self.net = build_network(recipe).to(self.device)
+        self.start: dict[str, Any] = {}
         if recipe.start:
-            self.net.load_state_dict(_start(recipe.start))
+            state, self.start = _start(recipe.start)
+            self.net.load_state_dict(_widened(state, self.net.state_dict()))
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
         decay = [p for p in self.net.parameters() if p.ndim > 1]
         plain = [p for p in self.net.parameters() if p.ndim <= 1]
@@ -80,6 +83,7 @@ class Trainer:
             "seconds": self.seconds,
             "recipe": self.recipe.digest(),
             "stages": self.stages,
+            "start": self.start,
             "task": self.task.state_dict(),
         }
         torch.save(state, folder / "checkpoint.tmp")
@@ -103,6 +107,7 @@ class Trainer:
             "recipe": asdict(r),
             "recipe_hash": r.digest(),
             "stages": self.stages,
+            "start": self.start,
             "steps": self.step,
             "seconds": round(self.seconds),
             "device": str(self.device),
@@ -118,7 +123,7 @@ class Trainer:
         self.average = state["average"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
-        self.stages = state["stages"]
+        self.stages, self.start = state["stages"], state.get("start", {})
         self.task.load_state_dict(state.get("task", {}))
         if state["recipe"] != self.recipe.digest():
             self.stages = [*self.stages, [self.recipe.digest(), self.step]]
@@ -126,10 +131,23 @@ class Trainer:
             self.log = json.loads((folder / "log.json").read_text())
 
 
-def _start(name: str) -> dict[str, Tensor]:
-    """Weights of a released name or a folder."""
+def _start(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights of a released name or a folder, and what they are: a later release may have the same name."""
     released = Path(str(resources.files("causcade"))) / "weights" / name
-    return load_file((released if released.is_dir() else Path(name)) / "model.safetensors")
+    folder = released if released.is_dir() else Path(name)
+    config = json.loads((folder / "config.json").read_text())
+    what = {"name": folder.name, "sha256": config["sha256"], "steps": config["steps"]}
+    return load_file(folder / "model.safetensors"), what
+
+
+def _widened(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give inputs that were added since (at the end) a weight of zero: the network answers as it did."""
+    out = dict(state)
+    for name, value in wanted.items():
+        more = value.shape[-1] - out[name].shape[-1] if value.ndim == 2 and name in out else 0
+        if more > 0:
+            out[name] = functional.pad(out[name], (0, more))
+    return out
 
 
 def run(

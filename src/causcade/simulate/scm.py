@@ -21,7 +21,8 @@ from causcade.simulate._random import Rng, torch_generator
 __all__ = ["SCM", "Intervention", "random_scm", "sample_regimes"]
 
 _REFERENCE_CELLS = 2000
-_NOISES = ("gaussian", "laplace", "cauchy")
+_NOISES = ("gaussian", "uniform", "exponential", "student_t", "laplace", "cauchy")
+_FREEDOM = 5  # of Student's t
 _STANDARDISE = ("internal", "none", "post")
 
 
@@ -36,7 +37,8 @@ class SCM:
     mechanism
         Gives a gene from its parents and its noise.
     noise
-        Law of the noise: ``"gaussian"``, ``"laplace"`` or ``"cauchy"``.
+        Law of the noise: ``"gaussian"``, ``"uniform"``, ``"exponential"`` (skewed, to the left in genes of odd number),
+        ``"student_t"`` (5 degrees of freedom), ``"laplace"`` or ``"cauchy"``.
     noise_sd
         ``(d,)`` standard deviation of the noise (scale, for Cauchy).
     noise_function
@@ -78,15 +80,8 @@ class SCM:
         return self.adjacency.device
 
     def draw_noise(self, n: int, *, rng: Rng = None) -> Tensor:
-        """Draw the noise of ``n`` cells, ``(n, genes)``, with standard deviation one (scale one for Cauchy)."""
-        generator = torch_generator(rng, self.device)
-        shape = (n, self.n_genes)
-        if self.noise == "gaussian":
-            return torch.randn(shape, generator=generator, device=self.device)
-        if self.noise == "cauchy":
-            return torch.empty(shape, device=self.device).cauchy_(generator=generator)
-        pair = torch.empty((2, *shape), device=self.device).exponential_(generator=generator)
-        return (pair[0] - pair[1]) / math.sqrt(2)
+        """Draw the noise of ``n`` cells, ``(n, genes)``, of mean 0 and standard deviation 1 (scale 1 for Cauchy)."""
+        return _draw_noise(self.noise, (n, self.n_genes), torch_generator(rng, self.device))
 
     def evaluate(self, noise: Tensor, *, intervention: Intervention | None = None, rng: Rng = None) -> Tensor:
         """Give the cells that follow from given noise; the same noise twice gives counterfactual pairs.
@@ -165,6 +160,23 @@ class SCM:
             seen[:, nodes] = (raw - location) / self.spread[nodes] if self.standardise == "internal" else raw
 
 
+def _draw_noise(law: str, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    device = generator.device
+    if law == "gaussian":
+        return torch.randn(shape, generator=generator, device=device)
+    if law == "uniform":
+        return (2 * torch.rand(shape, generator=generator, device=device) - 1) * math.sqrt(3)
+    if law == "cauchy":
+        return torch.empty(shape, device=device).cauchy_(generator=generator)
+    if law == "student_t":
+        normal = torch.randn((1 + _FREEDOM, *shape), generator=generator, device=device)
+        return normal[0] / normal[1:].square().sum(0).sqrt() * math.sqrt(_FREEDOM - 2)
+    pair = torch.empty((2, *shape), device=device).exponential_(generator=generator)
+    if law == "exponential":
+        return (pair[0] - 1) * (1 - 2 * (torch.arange(shape[1], device=device) % 2))
+    return (pair[0] - pair[1]) / math.sqrt(2)
+
+
 def random_scm(
     adjacency: Tensor,
     *,
@@ -195,7 +207,7 @@ def random_scm(
         bounded to ±3);
         ``"sigmoid"``.
     noise
-        ``"gaussian"``, ``"laplace"`` or ``"cauchy"``.
+        Law of the noise, see :class:`SCM`.
     heteroscedastic
         The standard deviation of a gene's noise is the softplus of a random smooth function of its parents
         (output scale 2) in place of a number from ``noise_sd_range``.
