@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 import numpy as np
 import pandas as pd
 import torch
-from scvi.module.base import BaseModuleClass, LossOutput
+from scvi.module.base import LossOutput
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -16,6 +16,7 @@ from causcade._checks import at_least, generator
 from causcade._device import pick_device
 from causcade.graphs import MOST_CELLS, GraphSettings, Others, edge_probabilities, read_graph_cells
 from causcade.models._base import CausalModel
+from causcade.models._module import NetModule
 from causcade.models._networks import untrained
 from causcade.models._pair_training import PairData, PairSteps
 from causcade.models._training import Plan, fit
@@ -42,7 +43,7 @@ _SUBSET = 100  # genes that go through the network together; all weights must sa
 _ENDLESS = 2**31  # steps; a sampler says when to stop
 
 
-class AVICIModule(BaseModuleClass):
+class AVICIModule(NetModule):
     """Network and loss of :class:`AVICI`. A minibatch is some simulated data sets of one size.
 
     Parameters
@@ -57,8 +58,7 @@ class AVICIModule(BaseModuleClass):
     """
 
     def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
+        super().__init__(net)
         self.dual = DualState(lr=0)
 
     def _get_inference_input(self, tensors: dict[str, GraphBatch], *_: Any, **__: Any) -> dict[str, GraphBatch]:
@@ -67,13 +67,6 @@ class AVICIModule(BaseModuleClass):
     def inference(self, step: GraphBatch) -> dict[str, Tensor]:
         """Logits ``(batch, genes, genes)``, [cause, effect]."""
         return {"logits": self.net(step.values, step.mask, step.missing)}
-
-    def _get_generative_input(self, *_: Any, **__: Any) -> dict[str, Tensor]:
-        return {}
-
-    def generative(self) -> dict[str, Tensor]:
-        """Nothing: the logits are the answer."""
-        return {}
 
     def loss(self, tensors: dict[str, GraphBatch], inference_outputs: dict[str, Tensor], *_: Any) -> LossOutput:
         """Binary cross-entropy of the edges and, in training, the penalty of cycles (AVICI, sections 3.2 and 4.3)."""

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
-from scvi.module.base import BaseModuleClass, LossOutput
+from scvi.module.base import LossOutput
 from torch import Tensor, nn
 
 from causcade._checks import at_least, generator
 from causcade._device import pick_device
 from causcade.comparisons import MIN_CELLS, read_perturbations
 from causcade.models._base import CausalModel
+from causcade.models._module import NetModule
 from causcade.models._networks import untrained
 from causcade.models._pair_training import PairData, PairStep, PairSteps, read_known, split_by_gene
 from causcade.models._training import Plan, fit
@@ -48,32 +49,15 @@ _PAPER: dict[str, Any] = {
 _KEPT = ("n_subsets", "size", "fusion")  # what weights say on how they are asked; training does not change it
 
 
-class CDNModule(BaseModuleClass):
-    """Network and loss of :class:`CDN`. A minibatch is one control set, or several, with perturbed sets.
+class CDNModule(NetModule):
+    """Network and loss of :class:`CDN`. A minibatch is one control set, or several, with perturbed sets. The loss encodes a
+    control once for all its perturbed sets, so there is no inference apart.
 
     Parameters
     ----------
     net
         A :class:`causcade.nn.differential.Differential`.
     """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def _get_inference_input(self, *_: Any, **__: Any) -> dict[str, Tensor]:
-        return {}
-
-    def inference(self) -> dict[str, Tensor]:
-        """Nothing: the loss encodes a control once for all its perturbed sets."""
-        return {}
-
-    def _get_generative_input(self, *_: Any, **__: Any) -> dict[str, Tensor]:
-        return {}
-
-    def generative(self) -> dict[str, Tensor]:
-        """Nothing: the logits are the answer."""
-        return {}
 
     def loss(self, tensors: dict[str, PairStep], *_: Any) -> LossOutput:
         """L_I, and L_G of the controls whose graph is known (CDN, section 3.3), see :meth:`CDN.train`."""

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pandas as pd
-from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from scvi.module.base import LossOutput, auto_move_data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,6 +14,7 @@ from causcade._checks import at_least
 from causcade._device import pick_device
 from causcade.causes import Settings, score_causes
 from causcade.models._base import CausalModel
+from causcade.models._module import NetModule
 from causcade.models._networks import untrained
 from causcade.models._training import Design, EpisodeData, Episodes, Plan, fit, like_screen
 from causcade.pretrain import Recipe
@@ -33,7 +34,7 @@ Preset = Literal["base", "paper"]
 _NETWORK = {"base": "pairs", "paper": "cells"}
 
 
-class TCDModule(BaseModuleClass):
+class TCDModule(NetModule):
     """Network and loss of :class:`TCD`. One item of a minibatch is a set of genes of one screen.
 
     Parameters
@@ -41,10 +42,6 @@ class TCDModule(BaseModuleClass):
     net
         A :class:`causcade.nn.pair_stream.PairStream` or :class:`causcade.nn.cells.CellStream`.
     """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
         return {"x": tensors["x"]}
@@ -56,13 +53,6 @@ class TCDModule(BaseModuleClass):
         ``x`` is ``(batch, genes, genes, features)`` for pairs, ``(batch, cells, genes, 2)`` for cells.
         """
         return {"logits": self.net(x).float()}
-
-    def _get_generative_input(self, *_: Any, **__: Any) -> dict[str, Tensor]:
-        return {}
-
-    def generative(self) -> dict[str, Tensor]:
-        """Nothing: the logits are the answer."""
-        return {}
 
     def loss(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], generative_outputs: dict[str, Tensor]
