@@ -38,7 +38,7 @@ def graphs(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
 
 def scaling(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
     """More genes, fewer cells."""
-    sizes, cells = [10, 20, 30, 50, 100], [50, 100, 200, 500, 1000, 5000]
+    sizes, cells = [10, 20, 30, 50, 100], [50, 100, 200, 500, 1000, 3000, 10_000]
     names = dict.fromkeys(w for found in _weights(args).values() for w in found)
     return {"scaling": pd.concat([avici_graphs.scaling(n, sizes, cells, max(args.instances // 3, 2)) for n in names])}
 
@@ -57,7 +57,7 @@ def speed(_: argparse.Namespace) -> dict[str, pd.DataFrame]:
 INTRO = {
     "graphs": """## Simulated graphs
 
-30 genes, 1,000 cells (*int*: 500 of them with an intervention on one gene, *obs*: none). *shifted*: graphs, mechanisms, noise and
+30 genes, 1,000 cells (*int*: 500 of them with an intervention on one gene, *obs*: none). *shifted*: graphs, mechanisms, noise (Laplace, Cauchy, heteroscedastic) and
 interventions (gene networks: modules of E. coli and yeast, kinetics, assays) outside the training ranges, as in the paper.
 *internal*: genes are standardised as they are generated, so that neither variance nor predictability tells the order; *none*:
 raw causal models, as published. All methods are given z scores of each gene, but sortnregress raw values. Scores without a scale (correlation, precision, sortnregress, LiNGAM) get their threshold
@@ -70,7 +70,7 @@ instances (last column). *paper*: its Tables 1 and 4, shifted and raw; other dra
     "scaling": """## More genes, fewer cells
 
 In distribution, with interventions (smooth models, or gene networks). AVICI was trained on 2 to 50 genes
-and 50 to 1,500 cells.""",
+and 50 to 3,000 cells.""",
     "sachs": """## Sachs
 
 11 proteins and lipids in 5,846 cells, 1,755 of them controls; five inhibitors or activators, taken as interventions on one protein

@@ -15,6 +15,7 @@ import torch
 from joblib import Parallel, delayed
 from sklearn.isotonic import IsotonicRegression
 
+from benchmarks import gies_paths
 from causcade import datasets, graph_baselines, pretrained
 from causcade.metrics import graph_report, r2_sortability, varsortability
 from causcade.simulate.domains import GraphItem, draw_graph_item, graph_prior
@@ -133,6 +134,7 @@ def _call(function: Method, item: GraphItem) -> np.ndarray:
 def one(setting: Setting, index: int, wanted: dict[str, Method | str], tuned: dict) -> list[dict]:
     """Some methods on one instance."""
     torch.set_num_threads(1)
+    gies_paths.patch()
     item = draw(setting, index)
     truth, rows = item.adjacency.numpy(), []
     for name, method in wanted.items():

@@ -13,7 +13,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks is no part of the installed package
 
 pytest.importorskip("joblib")
-from benchmarks import avici_graphs
+from benchmarks import avici_graphs, gies_paths
 
 from causcade import graph_baselines
 from causcade.simulate.domains import graph_values
@@ -31,3 +31,15 @@ def test_sorting_by_variance_is_given_variances() -> None:
     assert avici_graphs._call(graph_baselines.sortnregress, flipped)[0, 1] > 0
     same = [avici_graphs._call(graph_baselines.correlation, i) for i in (item, flipped)]
     np.testing.assert_array_equal(*same)
+
+
+def test_quick_paths_are_those_of_gies() -> None:
+    utils = pytest.importorskip("gies.utils")
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        graph = (rng.random((6, 6)) < 0.3).astype(int)
+        np.fill_diagonal(graph, 0)
+        fro, to = rng.choice(6, 2, replace=False)
+        assert sorted(gies_paths.semi_directed_paths(fro, to, graph)) == sorted(
+            utils.semi_directed_paths(fro, to, graph)
+        )
