@@ -197,6 +197,7 @@ def run(
     found = (
         pd.read_csv(rows).fillna({"sha256": ""}) if rows is not None and rows.exists() else pd.DataFrame(columns=keys)
     )
+    known = {pretrained.load(name).sha256[:12] for names in weights.values() for name in names}
     for setting in settings:
         done = {tuple(r) for r in found[keys].to_numpy().tolist()}
         jobs = []
@@ -215,10 +216,13 @@ def run(
             if rows is not None:
                 rows.parent.mkdir(parents=True, exist_ok=True)
                 found.to_csv(rows, index=False)
-        mine = found[(found[list(vars(setting))] == list(vars(setting).values())).all(axis=1)]
+        mine = found[
+            found["sha256"].isin(known | {""})
+            & (found[list(vars(setting))] == list(vars(setting).values())).all(axis=1)
+        ]
         table = summary(mine).drop(columns=list(vars(setting)))
         print(f"\n{setting}\n{table.round(3).to_string(index=False)}", flush=True)
-    return found
+    return found[found["sha256"].isin(known | {""})]  # not those of weights that were replaced
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ def patch() -> None:
     gies.utils.semi_directed_paths = semi_directed_paths
 
 
-def semi_directed_paths(fro: int, to: int, A: np.ndarray) -> list[list[int]]:  # noqa: N803
+def semi_directed_paths(fro: int, to: int, A: np.ndarray) -> list[list[int]]:
     """All paths without repeats from one node to another along directed or undirected edges, as ``gies`` gives them.
 
     The package asks numpy for the successors of every node at every call; here they are kept while the graph stands.
