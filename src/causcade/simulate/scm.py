@@ -22,7 +22,7 @@ __all__ = ["SCM", "Intervention", "random_scm", "sample_regimes"]
 
 _REFERENCE_CELLS = 2000
 _NOISES = ("gaussian", "uniform", "exponential", "student_t", "laplace", "cauchy")
-_FREEDOM = 5  # of Student's t
+_NO_VARIANCE = ("student_t", "cauchy")
 _STANDARDISE = ("internal", "none", "post")
 
 
@@ -38,9 +38,9 @@ class SCM:
         Gives a gene from its parents and its noise.
     noise
         Law of the noise: ``"gaussian"``, ``"uniform"``, ``"exponential"`` (skewed, to the left in genes of odd number),
-        ``"student_t"`` (5 degrees of freedom), ``"laplace"`` or ``"cauchy"``.
+        ``"student_t"`` (2 degrees of freedom), ``"laplace"`` or ``"cauchy"``.
     noise_sd
-        ``(d,)`` standard deviation of the noise (scale, for Cauchy).
+        ``(d,)`` standard deviation of the noise (scale, where it has none: Student's t, Cauchy).
     noise_function
         None, or the function whose softplus takes the place of ``noise_sd`` (heteroscedastic noise).
     standardise
@@ -48,7 +48,7 @@ class SCM:
         only what is returned is standardised. ``"none"``: neither.
     location, spread
         ``(d,)`` the mean and standard deviation used for that, fixed when the model is made so that the
-        effects of interventions stay visible. Median and scaled interquartile range for Cauchy noise.
+        effects of interventions stay visible. Median and scaled interquartile range where noise has no variance.
     """
 
     adjacency: Tensor
@@ -80,7 +80,7 @@ class SCM:
         return self.adjacency.device
 
     def draw_noise(self, n: int, *, rng: Rng = None) -> Tensor:
-        """Draw the noise of ``n`` cells, ``(n, genes)``, of mean 0 and standard deviation 1 (scale 1 for Cauchy)."""
+        """Draw the noise of ``n`` cells, ``(n, genes)``, of mean 0 and standard deviation 1 (scale 1 where it has none)."""
         return _draw_noise(self.noise, (n, self.n_genes), torch_generator(rng, self.device))
 
     def evaluate(self, noise: Tensor, *, intervention: Intervention | None = None, rng: Rng = None) -> Tensor:
@@ -150,7 +150,7 @@ class SCM:
         seen = torch.zeros_like(noise)
         for nodes in self._layers:
             raw = self._raw(seen, nodes, noise, None)
-            if self.noise == "cauchy":
+            if self.noise in _NO_VARIANCE:
                 quarters = raw.quantile(torch.tensor([0.25, 0.5, 0.75], device=raw.device), dim=0)
                 # 1.349 is the interquartile range of a standard normal
                 location, spread = quarters[1], (quarters[2] - quarters[0]) / 1.349
@@ -169,8 +169,8 @@ def _draw_noise(law: str, shape: tuple[int, int], generator: torch.Generator) ->
     if law == "cauchy":
         return torch.empty(shape, device=device).cauchy_(generator=generator)
     if law == "student_t":
-        normal = torch.randn((1 + _FREEDOM, *shape), generator=generator, device=device)
-        return normal[0] / normal[1:].square().sum(0).sqrt() * math.sqrt(_FREEDOM - 2)
+        u = torch.rand(shape, generator=generator, device=device, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
+        return ((2 * u - 1) / (2 * u * (1 - u)).sqrt()).float()  # quantiles of 2 degrees of freedom
     pair = torch.empty((2, *shape), device=device).exponential_(generator=generator)
     if law == "exponential":
         return (pair[0] - 1) * (1 - 2 * (torch.arange(shape[1], device=device) % 2))
