@@ -13,6 +13,7 @@ CAUSES: Final = "causes"
 TARGETS: Final = "targets"
 GRAPH: Final = "graph"
 GRACEVAE: Final = "gracevae"
+DOSE_RESPONSE: Final = "dose_response"
 UNITS: Final = "units"
 
 # parts of .uns["regimes"]

@@ -1,8 +1,9 @@
 """Results as data frames. Nothing here writes: `tl` and `pp` store arrays, these functions put names on them."""
 
 from causcade.get._causes import causes
+from causcade.get._dose_response import dose_response
 from causcade.get._graph import graph
 from causcade.get._regimes import regimes
 from causcade.get._targets import target_ranks, targets
 
-__all__ = ["causes", "graph", "regimes", "target_ranks", "targets"]
+__all__ = ["causes", "dose_response", "graph", "regimes", "target_ranks", "targets"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,39 @@ class GimFit:
     def n_genes(self) -> int:
         """Number of genes."""
         return len(self.center)
+
+    @property
+    def objectives(self) -> Floats:
+        """What each fit had reached, in nats without constants: mean over its last ten looks, with the final costs.
+
+        Raises
+        ------
+        ValueError
+            If there is no history, as after :meth:`from_state_dict`.
+        """
+        if len(self.history) < len(self.models):
+            msg = "This fit has no history, and so no objectives; take them from the fit that was just made."
+            raise ValueError(msg)
+        c = self.config
+        return np.array([
+            np.mean(
+                h["soft"] + h["prior"] - c.sparsity_graph * h["edges"] - c.sparsity_targets * h["targets"]
+                - h["multiplier"] * h["cycles"] - h["weight"] / 2 * h["cycles"] ** 2
+            )
+            for h in ({name: x[-10:] for name, x in each.items()} for each in self.history)
+        ])  # fmt: skip
+
+    def best(self) -> GimFit:
+        """The single fit with the highest objective. Starts differ in where they end: take this, or the mixture.
+
+        Raises
+        ------
+        ValueError
+            If there is no history.
+        """
+        at = int(np.argmax(self.objectives))
+        lists = {n: [getattr(self, n)[at]] for n in ("models", "alphas", "history")}
+        return replace(self, **lists, stopped=self.stopped[at : at + 1])
 
     @torch.no_grad()
     def _edges(self) -> Floats:

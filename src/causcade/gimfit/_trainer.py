@@ -53,7 +53,7 @@ class GimTrainer:
         start = torch.Generator().manual_seed(seed)
         self.model = Gim(config, data.n_genes, data.n_features, len(data), rng=start).to(self.device)
         self.rng = torch.Generator(self.device).manual_seed(seed + 1)
-        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
+        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate, fused=True)
         self._read(data, start)
         self.step, self.multiplier, self.weight = 0, 0.0, config.cycle_start
         self.heldout, self.best, self.waited = math.nan, -math.inf, 0
@@ -94,14 +94,32 @@ class GimTrainer:
     @property
     def alpha(self) -> float:
         """Sharpness of edges now; never 0, so that every score has a gradient."""
-        return annealed(self.step + 1, self.config.alpha_slope, self.config.alpha_cap)
+        c = self.config
+        slope = c.alpha_slope if c.alpha_anneal is None else c.alpha_cap / max(1.0, c.alpha_anneal * c.steps)
+        return annealed(self.step + 1, slope, c.alpha_cap)
 
     @property
     def target_cost(self) -> float:
         """Cost of an expected target now."""
         c = self.config
         risen = cosine_ramp(self.step, round(c.target_anneal * c.steps))
+        if c.target_start is not None:
+            return c.target_start + risen * (c.sparsity_targets - c.target_start)
         return c.sparsity_targets * {"up": risen, "down": 1 - risen, "constant": 1.0}[c.target_schedule]
+
+    @property
+    def penalty(self) -> tuple[float, float]:
+        """Multiplier of the cycle measure and weight of its square now."""
+        c = self.config
+        if c.cycle_anneal is None:
+            return self.multiplier, self.weight
+        return c.cycle_start * (c.cycle_end / c.cycle_start) ** min(1.0, self.step / (c.cycle_anneal * c.steps)), 0.0
+
+    def _slow_down(self) -> None:
+        c = self.config
+        rate = c.learning_rate * (1 - (1 - c.learning_rate_end) * cosine_ramp(self.step, c.steps))
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
 
     def train_step(self) -> None:
         """One step of Adam, and every ``check_every`` steps a look at the held-out cells.
@@ -112,8 +130,9 @@ class GimTrainer:
             If the objective is no longer finite.
         """
         terms = self.model.terms(self._cells(), self.features, alpha=self.alpha, rng=self.rng)
-        loss = -terms.objective(self.config.sparsity_graph, self.target_cost, self.multiplier, self.weight)
+        loss = -terms.objective(self.config.sparsity_graph, self.target_cost, *self.penalty)
         # nats per cell: of a size that Adam's epsilon never matters for
+        self._slow_down()
         self.optimiser.zero_grad()
         (loss / len(self.values)).backward()
         self.optimiser.step()
@@ -130,7 +149,7 @@ class GimTrainer:
 
     def _log(self, *terms: Tensor) -> None:
         row = torch.stack([t.detach() for t in terms]).double().cpu().tolist()
-        self.history.append([float(self.step), *row, self.multiplier, self.weight, self.heldout])
+        self.history.append([float(self.step), *row, *self.penalty, self.heldout])
 
     def _check(self, cycles: float) -> None:
         """Raise the penalty of cycles if converged; stop if nothing gets better any more."""
@@ -140,7 +159,7 @@ class GimTrainer:
             score = self.model.score(self.out, self.features, alpha=self.alpha)
             self.heldout = float(score) / self.n_out
         converged = self.out is None or self.heldout < before + c.tolerance
-        if converged and cycles > c.cycle_tolerance:
+        if c.cycle_anneal is None and converged and cycles > c.cycle_tolerance:
             self.multiplier += self.weight * cycles
             self.weight *= c.cycle_growth
         settled = self.step >= c.target_anneal * c.steps and self.alpha >= c.alpha_cap and cycles <= c.cycle_tolerance

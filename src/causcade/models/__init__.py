@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from causcade.models.avici import AVICI
     from causcade.models.cdn import CDN
+    from causcade.models.gim import GIM
+    from causcade.models.gracevae import GraCEVAE
     from causcade.models.tcd import TCD
 
-__all__ = ["AVICI", "CDN", "TCD"]
+__all__ = ["AVICI", "CDN", "GIM", "TCD", "GraCEVAE"]
 
-_PLACES = {"TCD": "causcade.models.tcd", "CDN": "causcade.models.cdn", "AVICI": "causcade.models.avici"}
+_PLACES = {
+    "TCD": "causcade.models.tcd",
+    "CDN": "causcade.models.cdn",
+    "AVICI": "causcade.models.avici",
+    "GIM": "causcade.models.gim",
+    "GraCEVAE": "causcade.models.gracevae",
+}
 
 
 def __getattr__(name: str) -> Any:

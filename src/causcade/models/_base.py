@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 import warnings
 from abc import abstractmethod
 from contextlib import ExitStack
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 PERTURBATION = "perturbation"  # name of the field in scvi's registry
 
 
-class CausalModel(BaseModelClass):
-    """A model of one screen: a subclass adds `train`, the questions it answers, and how its network is rebuilt.
+class ScreenModel(BaseModelClass):
+    """A model of one screen: a subclass adds `train` and the questions it answers.
 
     Parameters
     ----------
@@ -60,26 +61,6 @@ class CausalModel(BaseModelClass):
                 f"to one object. Call {name}.setup_anndata(adata, ...) on it, then {name}(adata)."
             )
             raise ValueError(msg) from error
-        # where the weights come from; the trailing underscore makes scvi-tools save it
-        self.origin_: dict[str, Any] = {}
-
-    # --- what a subclass says ---------------------------------------------------------------------------------------
-
-    @property
-    @abstractmethod
-    def net(self) -> nn.Module:
-        """The network that weights belong to."""
-
-    @abstractmethod
-    def _config(self) -> dict[str, Any]:
-        """What rebuilds the network: ``network``, ``sizes``, ..., and how it was trained. JSON values only."""
-
-    @classmethod
-    @abstractmethod
-    def _from_config(cls, adata: AnnData, config: dict[str, Any]) -> Self:
-        """Untrained model with the network of a config."""
-
-    # --- set-up -----------------------------------------------------------------------------------------------------
 
     @classmethod
     def setup_anndata(
@@ -137,32 +118,42 @@ class CausalModel(BaseModelClass):
             As :func:`causcade.pp.regimes`.
         """
         setup = cls._get_setup_method_args(**locals())
-        _keys.check_key(regimes_key)
+        cls._set_up(adata, setup, kwargs)
+
+    @classmethod
+    def _set_up(cls, adata: AnnData, setup: dict[str, Any], kwargs: dict[str, Any]) -> None:
+        """Find regimes, check labels and values, tell scvi-tools; `adata` is unchanged after any error."""
+        args = setup["setup_args"]
+        key, regimes_key = args["perturbation_key"], _keys.check_key(args["regimes_key"])
+        how = {name: args[name] for name in ("sep", "gene_symbols", "targets", "min_cells")}
         if adata.is_view:
             msg = f"{cls.__name__}.setup_anndata needs an AnnData of its own, not a view: adata = adata.copy() first."
             raise ValueError(msg)
         notes: list[str] = []
-        parse = perturbation_key is not None or control is not None or regimes_key not in adata.uns
+        parse = key is not None or args["control"] is not None or regimes_key not in adata.uns
         if not parse and "source_registry" not in kwargs:  # a saved model repeats what it was set up with
-            _check_unused(regimes_key, sep=sep, gene_symbols=gene_symbols, targets=targets, min_cells=min_cells)
+            _check_unused(regimes_key, **how)
         with ExitStack() as undo:
             if parse:
-                parsed = read_obs(
-                    adata, perturbation_key, control, sep=sep, gene_symbols=gene_symbols, targets=targets,
-                    min_cells=min_cells,
-                )  # fmt: skip
-                notes = parsed.notes
+                parsed = read_obs(adata, key, args["control"], **how)
+                notes = [note for note in parsed.notes if not any(re.match(t, note) for t in cls._unconcerned)]
                 undo.callback(_restore, adata, regimes_key, adata.uns.get(regimes_key))
                 adata.uns[regimes_key] = to_uns(parsed)
             with warnings.catch_warnings():
                 for text in cls._unconcerned:
                     warnings.filterwarnings("ignore", text)
-                read_screen(adata, layer=layer, values=values, batch_key=batch_key, regimes_key=regimes_key)
+                cls._check_data(adata, args)
             params = from_adata(adata, regimes_key).params
-            cls._register(adata, layer, params, batch_key, setup, kwargs)
+            cls._register(adata, args["layer"], params, args["batch_key"], setup, kwargs)
             undo.pop_all()
         for note in notes:
-            warnings.warn(note, UserWarning, stacklevel=2)
+            warnings.warn(note, UserWarning, stacklevel=3)
+
+    @classmethod
+    def _check_data(cls, adata: AnnData, args: dict[str, Any]) -> None:
+        """Refuse values and columns that the model cannot use."""
+        wanted = ("layer", "values", "batch_key", "regimes_key")
+        read_screen(adata, **{name: args[name] for name in wanted})
 
     @classmethod
     def _register(
@@ -203,6 +194,54 @@ class CausalModel(BaseModelClass):
     def _regimes(self) -> Regimes:
         """Regimes of the cells as they are now."""
         return from_adata(self.adata, self._setup_args()["regimes_key"])
+
+    @classmethod
+    def _is_set_up(cls, adata: AnnData) -> bool:
+        try:
+            return cls._get_most_recent_anndata_manager(adata) is not None
+        except ValueError:  # a copy of an AnnData that was set up
+            return False
+
+    def __repr__(self) -> str:
+        """Say what it is; scvi-tools prints instead and returns nothing."""
+        state = "trained" if self.is_trained_ else "not trained"
+        return f"{self._model_summary_string}, {state}"
+
+
+class CausalModel(ScreenModel):
+    """A model whose network serves any genes and labels: a subclass also says how it is rebuilt.
+
+    Parameters
+    ----------
+    adata
+        Annotated data, set up by :meth:`setup_anndata`.
+
+    Raises
+    ------
+    ValueError
+        If `adata` was not set up, or is a copy of one that was.
+    """
+
+    def __init__(self, adata: AnnData) -> None:
+        super().__init__(adata)
+        # where the weights come from; the trailing underscore makes scvi-tools save it
+        self.origin_: dict[str, Any] = {}
+
+    # --- what a subclass says ---------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def net(self) -> nn.Module:
+        """The network that weights belong to."""
+
+    @abstractmethod
+    def _config(self) -> dict[str, Any]:
+        """What rebuilds the network: ``network``, ``sizes``, ..., and how it was trained. JSON values only."""
+
+    @classmethod
+    @abstractmethod
+    def _from_config(cls, adata: AnnData, config: dict[str, Any]) -> Self:
+        """Untrained model with the network of a config."""
 
     # --- weights ----------------------------------------------------------------------------------------------------
 
@@ -304,18 +343,6 @@ class CausalModel(BaseModelClass):
         model.is_trained_ = True
         model.module.eval()
         return model
-
-    @classmethod
-    def _is_set_up(cls, adata: AnnData) -> bool:
-        try:
-            return cls._get_most_recent_anndata_manager(adata) is not None
-        except ValueError:  # a copy of an AnnData that was set up
-            return False
-
-    def __repr__(self) -> str:
-        """Say what it is; scvi-tools prints instead and returns nothing."""
-        state = "trained" if self.is_trained_ else "not trained"
-        return f"{self._model_summary_string}, {state}"
 
 
 def _to_bytes(net: nn.Module) -> bytes:

@@ -70,6 +70,16 @@ class LinearMechanisms(_Mechanisms):
         )  # (m, d (d + 1) / 2, d)
         return number * mean, number * mean**2 + cells.scatter @ products
 
+    def expected(self, cells: Cells, probability: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of residuals and of their squares, each ``(1, k, d)``: their means over independent edges ``(d, d)``."""
+        if cells.means is None or cells.scatter is None:
+            msg = "linear mechanisms need cells summed with moments=True."
+            raise ValueError(msg)
+        first, second = self.residuals(cells, probability[None])
+        rows, columns = upper_triangle(len(probability), probability.device)
+        squares = cells.scatter[:, rows == columns] + cells.counts[:, :1] * cells.means**2
+        return first, second + squares @ (self.weight**2 * probability * (1 - probability))
+
 
 class MlpMechanisms(_Mechanisms):
     """One network of tanh layers per gene."""

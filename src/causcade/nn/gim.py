@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from causcade.nn._gim_cells import Cells, summarise
 from causcade.nn._gim_config import GimConfig
 from causcade.nn._gim_interventions import Interventions, build_interventions
-from causcade.nn._gim_mechanisms import build_mechanisms
-from causcade.nn.relax import LatentGraph, gumbel_sigmoid, sample_radius
+from causcade.nn._gim_mechanisms import LinearMechanisms, build_mechanisms
+from causcade.nn.relax import LatentGraph, closed_walks, gumbel_sigmoid, sample_radius
 
 __all__ = ["Cells", "Gim", "GimConfig", "Interventions", "Terms", "gene_log_likelihood", "log_mean", "summarise"]
 
@@ -29,13 +29,14 @@ class Terms:
     soft
         Log likelihood of soft graphs and targets: gradient for the latent graph and the interventions only.
     hard
-        Log likelihood of hard graphs: gradient for mechanisms and noise only.
+        Log likelihood of hard graphs: gradient for mechanisms and noise only. ``"expected"`` gives the soft one again,
+        without any gradient, and all gradients to the first.
     prior
         Log density of the normal priors, without constants.
     edges, targets
         Expected number of edges, and of targets over all environments but the observational one.
     cycles
-        ``(n_acyclic,)`` spectral radius of independent soft graphs.
+        ``(n_acyclic,)`` spectral radius of independent soft graphs; or ``(1,)`` closed walks of the edge probabilities.
     """
 
     soft: Tensor
@@ -67,18 +68,18 @@ def log_mean(log_likelihood: Tensor, form: str = "node") -> Tensor:
     form
         ``"node"``; ``"environment"``: each environment averages over its own draws, as if each had its own graph;
         ``"joint"``: over all at once, as the paper prints it: of thousands of cells the best single draw decides;
-        ``"mean"``: mean of the logs, a lower bound in which all draws count.
+        ``"mean"`` or ``"expected"``: mean of the logs, a lower bound in which all draws count.
 
     Raises
     ------
     ValueError
         If the form is unknown.
     """
-    if form == "mean":
+    if form in ("mean", "expected"):
         return log_likelihood.mean(0).sum()
     together: dict[str, tuple[int, ...]] = {"node": (1,), "environment": (2,), "joint": (1, 2)}
     if form not in together:
-        msg = f"likelihood {form!r} is not one of node, environment, joint, mean."
+        msg = f"likelihood {form!r} is not one of node, environment, joint, mean, expected."
         raise ValueError(msg)
     return (log_likelihood.sum(together[form]).logsumexp(0) - math.log(len(log_likelihood))).sum()
 
@@ -187,32 +188,51 @@ class Gim(nn.Module):
         c = self.config
         found = self.interventions(features)
         logits = self.target_logits(found.logits, alpha)
-        graphs = self.graph.draw(c.n_samples, alpha, tau=c.tau, rng=rng)
-        targets = gumbel_sigmoid(logits, c.n_samples, tau=c.tau, rng=rng).soft
         drawn = self._draw_parameters(found, rng)
-        soft = gene_log_likelihood(
-            cells,
-            self.mechanisms.residuals(cells, graphs.soft, detach=True),
-            self.mechanisms.noise(detach=True),
-            targets,
-            drawn,
-        )
-        hard = gene_log_likelihood(
-            cells,
-            self.mechanisms.residuals(cells, graphs.hard),
-            self.mechanisms.noise(),
-            targets.detach(),
-            drawn.detach(),
-        )
-        others = self.graph.draw(c.n_acyclic, alpha, tau=c.tau, rng=rng)
+        if c.likelihood == "expected":
+            soft = hard = self._expected(cells, logits.sigmoid(), drawn, alpha, rng)
+            hard = hard.detach()  # one value with the gradients of both
+        else:
+            soft, hard = self._drawn(cells, logits, drawn, alpha, rng)
         return Terms(
-            log_mean(soft, c.likelihood),
-            log_mean(hard, c.likelihood),
+            soft,
+            hard,
             self.log_prior(),
             self.graph.probability(alpha).sum(),
             logits.sigmoid().sum(),
-            sample_radius(others.soft, rng=rng),
+            self._cycles(alpha, rng),
         )
+
+    def _cycles(self, alpha: float, rng: torch.Generator) -> Tensor:
+        c = self.config
+        if c.cycle_measure == "trace":
+            return closed_walks(self.graph.probability(alpha))[None]
+        return sample_radius(self.graph.draw(c.n_acyclic, alpha, tau=c.tau, rng=rng).soft, rng=rng)
+
+    def _drawn(
+        self, cells: Cells, logits: Tensor, found: Interventions, alpha: float, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Soft and hard log likelihood from draws of graphs and targets."""
+        c, m = self.config, self.mechanisms
+        graphs = self.graph.draw(c.n_samples, alpha, tau=c.tau, rng=rng)
+        targets = gumbel_sigmoid(logits, c.n_samples, tau=c.tau, rng=rng).soft
+        residuals = m.residuals(cells, graphs.soft, detach=True)
+        soft = gene_log_likelihood(cells, residuals, m.noise(detach=True), targets, found)
+        residuals = m.residuals(cells, graphs.hard)
+        hard = gene_log_likelihood(cells, residuals, m.noise(), targets.detach(), found.detach())
+        return log_mean(soft, c.likelihood), log_mean(hard, c.likelihood)
+
+    def _expected(
+        self, cells: Cells, targets: Tensor, found: Interventions, alpha: float, rng: torch.Generator
+    ) -> Tensor:
+        """Mean log likelihood: exact in the targets, and in the graph for linear mechanisms."""
+        if isinstance(self.mechanisms, LinearMechanisms):
+            residuals = self.mechanisms.expected(cells, self.graph.probability(alpha))
+        else:
+            graphs = self.graph.draw(self.config.n_samples, alpha, tau=self.config.tau, rng=rng)
+            # hard graphs, with the gradient of the soft ones: exact for squares, and one pass instead of two
+            residuals = self.mechanisms.residuals(cells, graphs.hard + graphs.soft - graphs.soft.detach())
+        return log_mean(gene_log_likelihood(cells, residuals, self.mechanisms.noise(), targets, found), "expected")
 
     def _draw_parameters(self, found: Interventions, rng: torch.Generator) -> Interventions:
         sd = self.config.parameter_sd
@@ -240,7 +260,7 @@ class Gim(nn.Module):
             (self.mechanisms.spread(), c.variance_log_sd),
             (list(self.interventions.parameters()), c.variance_networks if c.amortised else c.variance_free),
         ]
-        parts = [(p**2).sum() / variance for some, variance in groups for p in some]
+        parts = [torch.cat([p.flatten() for p in some]).square().sum() / variance for some, variance in groups]
         return -0.5 * torch.stack(parts).sum()
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Draws", "LatentGraph", "annealed", "cosine_ramp", "gumbel_sigmoid", "sample_radius"]
+__all__ = ["Draws", "LatentGraph", "annealed", "closed_walks", "cosine_ramp", "gumbel_sigmoid", "sample_radius"]
 
 _PERIODS = 12  # cycles whose length divides this converge exactly
 
@@ -86,6 +86,21 @@ def sample_radius(graphs: Tensor, *, rng: torch.Generator | None = None) -> Tens
     cyclic = both > 0  # walks of d steps have left an acyclic graph: nothing remains of them
     outer = left * right.transpose(1, 2) / torch.where(cyclic, both, 1.0)[:, None, None]
     return torch.where(cyclic, (outer.to(graphs.dtype) * graphs).sum((1, 2)), 0.0)
+
+
+def closed_walks(weights: Tensor) -> Tensor:
+    """``tr((1 + W / d)^d) - d``, a scalar: 0 if and only if the weighted graph has no cycle (as in DiBS).
+
+    Unlike the spectral radius it has a gradient on every cycle, not on the heaviest alone.
+
+    Parameters
+    ----------
+    weights
+        ``(d, d)``, not negative, no weight on the diagonal.
+    """
+    d = len(weights)
+    step = torch.eye(d, dtype=weights.dtype, device=weights.device) + weights / d
+    return torch.linalg.matrix_power(step, d).diagonal().sum() - d
 
 
 @torch.no_grad()

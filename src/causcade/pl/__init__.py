@@ -14,8 +14,10 @@ from causcade import _keys
 from causcade.get._stored import check_count
 from causcade.pl import _network, _ranked, _recall
 from causcade.pl._calibration import calibration
+from causcade.pl._dose_response import dose_response
 from causcade.pl._graph import graph
 from causcade.pl._style import finish, new_axes, to_show
+from causcade.pl._target_map import target_map
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["calibration", "cause_network", "causes", "graph", "recall_curve", "targets"]
+__all__ = ["calibration", "cause_network", "causes", "dose_response", "graph", "recall_curve", "target_map", "targets"]
 
 
 def causes(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_set_up", "check_place", "check_stable", "load_weights", "names_of", "seed_of"]
 
-Tool = Literal["causes", "targets", "graph"]
+Tool = Literal["causes", "targets", "graph", "dose_response"]
 _TOOL_OF: dict[str, Tool] = {"TCD": "causes", "CDN": "targets", "AVICI": "graph"}
 
 
@@ -33,7 +33,8 @@ def check_place(adata: AnnData, key_added: str, regimes_key: str, tool: Tool) ->
     if there is None:
         _check_unused(adata, key_added)
         return
-    earlier = isinstance(there, Mapping) and {"names", "weights"} <= set(there)
+    parts = {_keys.TABLE, _keys.UNITS} if tool == "dose_response" else {"names", "weights"}
+    earlier = isinstance(there, Mapping) and parts <= set(there)
     if not earlier or _writer(there) != tool:
         msg = f".uns[{key_added!r}] holds something that cc.tl.{tool} did not write; pass another key_added."
         raise ValueError(msg)
@@ -41,6 +42,8 @@ def check_place(adata: AnnData, key_added: str, regimes_key: str, tool: Tool) ->
 
 def _writer(result: Mapping[str, Any]) -> Tool:
     """The tool that wrote a result: what only it stores says so."""
+    if _keys.UNITS in result:
+        return "dose_response"
     if "threshold" in result:
         return "graph"
     return "targets" if "masked" in result.get(_keys.PARAMS, {}) else "causes"

@@ -17,11 +17,13 @@ from causcade.pp import _store
 from causcade.screendata import ScreenData, Values
 from causcade.targets import TargetScores, TargetSettings, score_targets
 from causcade.tl._checks import as_set_up, check_place, load_weights, seed_of
+from causcade.tl._gim import is_gim, score_by_gim
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from causcade.models.cdn import CDN
+    from causcade.models.gim import GIM
 
 
 def targets(
@@ -30,7 +32,7 @@ def targets(
     *,
     groups: tuple[str, str] | None = None,
     groupby: str | None = None,
-    model: str | Path | CDN = "cdn-perturbseq",
+    model: str | Path | CDN | GIM = "cdn-perturbseq",
     layer: str | None = None,
     values: Values = "counts",
     batch_key: str | None = None,
@@ -65,7 +67,10 @@ def targets(
         Instead of perturbations any two groups of cells: labels ``(reference, other)`` of the column `groupby` of
         ``.obs``, such as ``("healthy", "disease")``. Other cells are not used.
     model
-        A released name (:func:`causcade.pretrained.available`), a folder with weights, or a CDN object.
+        A released name (:func:`causcade.pretrained.available`), a folder with weights, or a CDN object; or a trained
+        :class:`causcade.models.GIM` of these very data, which found targets as it was fitted: its genes are the
+        candidates, a perturbation with doses is asked about at its highest, the spread is over fits, there is no null
+        and no fused score, and only `perturbations` and `key_added` are left to choose.
     layer
         Layer with the values; ``None`` = ``.X``. What is left at its default here and in the next two is taken from
         the model's ``setup_anndata`` when `model` is an object of the same data.
@@ -154,6 +159,11 @@ def targets(
     >>> cc.tl.targets(adata, groups=("healthy", "disease"), groupby="condition", key_added="disease")
     """
     check_place(adata, key_added, regimes_key, "targets")
+    if is_gim(model):
+        given = {"layer": layer, "batch_key": batch_key, "n_null": n_null, "masked": masked, "groups": groups}
+        scores, result = score_by_gim(adata, model, perturbations, given | {"candidates": _candidate_names(candidates)})
+        _write(adata, key_added, scores, result)
+        return
     _check_question(perturbations, groups, groupby, masked)
     settings = TargetSettings(
         n_draws=at_least(n_draws, 1, "n_draws"),
@@ -251,7 +261,7 @@ def _write(adata: AnnData, key: str, scores: TargetScores, result: dict[str, Any
         _keys.fdr(key): scores.fdr,
         _keys.baseline(key, _keys.LFC): scores.lfc,
         _keys.baseline(key, _keys.WILCOXON): scores.wilcoxon,
-        _keys.baseline(key, _keys.FUSED): scores.fused,
+        _keys.baseline(key, _keys.FUSED): None if np.isnan(scores.fused).all() else scores.fused,
     }
     _store(adata, key, result)  # first: a view becomes actual here, and stays the same object after
     for name, values in parts.items():

@@ -1,0 +1,58 @@
+"""A model in a folder: numbers in safetensors, all else in JSON, nothing that could run code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+__all__ = ["read_folder", "write_folder"]
+
+_TENSORS, _CONFIG = "model.safetensors", "config.json"
+
+
+def write_folder(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], *, overwrite: bool) -> None:
+    """Write both files.
+
+    Raises
+    ------
+    ValueError
+        If one is there and `overwrite` is false.
+    """
+    there = [name for name in (_CONFIG, _TENSORS) if (folder / name).exists()]
+    if there and not overwrite:
+        msg = f"{folder} already holds {' and '.join(there)}; choose another folder, or pass overwrite=True."
+        raise ValueError(msg)
+    data = save(tensors)
+    text = json.dumps(config | {"sha256": hashlib.sha256(data).hexdigest()}, indent=1)  # before any file is touched
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _TENSORS).write_bytes(data)
+    (folder / _CONFIG).write_text(text + "\n")
+
+
+def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read both files.
+
+    Raises
+    ------
+    ValueError
+        If they are not there, or of another model.
+    RuntimeError
+        If they do not belong together.
+    """
+    if not all((folder / name).exists() for name in (_CONFIG, _TENSORS)):
+        msg = f"There is no saved GIM in {folder}: {_CONFIG} and {_TENSORS} are needed."
+        raise ValueError(msg)
+    config = json.loads((folder / _CONFIG).read_text())
+    if config.get("model") != "GIM":
+        msg = f"{folder} holds a model {config.get('model')!r}, not a GIM."
+        raise ValueError(msg)
+    data = (folder / _TENSORS).read_bytes()
+    if hashlib.sha256(data).hexdigest() != config["sha256"]:
+        msg = f"{folder / _TENSORS} is damaged, or not the one that {_CONFIG} was written with."
+        raise RuntimeError(msg)
+    return config, load(data)
