@@ -26,7 +26,7 @@ class NetModule(BaseModuleClass):
     def _get_inference_input(self, *_: Any, **__: Any) -> dict[str, Any]:
         return {}
 
-    def inference(self) -> dict[str, Any]:
+    def inference(self, *_: Any, **__: Any) -> dict[str, Any]:
         """Nothing, unless a subclass says otherwise."""
         return {}
 

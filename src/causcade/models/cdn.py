@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 import pandas as pd
 from scvi.module.base import LossOutput
-from torch import Tensor, nn
+from torch import nn
 
 from causcade._checks import at_least, generator
 from causcade._device import pick_device
@@ -50,8 +50,9 @@ _KEPT = ("n_subsets", "size", "fusion")  # what weights say on how they are aske
 
 
 class CDNModule(NetModule):
-    """Network and loss of :class:`CDN`. A minibatch is one control set, or several, with perturbed sets. The loss encodes a
-    control once for all its perturbed sets, so there is no inference apart.
+    """Network and loss of :class:`CDN`. A minibatch is one control set, or several, with perturbed sets.
+
+    The loss encodes a control once for all its perturbed sets, so there is no inference apart.
 
     Parameters
     ----------
