@@ -23,7 +23,7 @@ LEVELS = {
         "_checks _device _keys citests contrasts edge_inputs fusion metrics nn pairs set_inputs simulate splits stats unmixing".split()
     ),
     1: set("baselines comparisons ensemble expression networks nulls reference regimes scoring screendata".split())
-    | {"effect_baselines", "gimfit", "graph_baselines", "target_baselines"},
+    | {"effect_baselines", "gimfit", "gracefit", "graph_baselines", "target_baselines"},
     2: set(
         "causes datasets evaluate graphs heldout heldout_graphs heldout_targets models pretrain pretrained realscreens targets".split()
     ),

@@ -13,9 +13,16 @@ function                  prediction                                            
 :func:`next_lower_dose`   cells of the same perturbation at the next lower dose  perturbation, dose
 :func:`mean_shift_ridge`  control cells + ridge regression on the features       features
 :func:`mean_shift_mlp`    control cells + networks on the features               features
+:func:`additive`          control cells + changes of the parts                   features: the parts
+:func:`scaled_additive`   the same, times a number fitted to combinations        features: the parts
+:func:`stronger_single`   cells of the part that changes them most               features: the parts
 ========================= ====================================================== ===================
+
+For combinations of perturbations, features say which perturbations are part of a regime (0 or 1); ridge regression on
+them is the linear baseline. :func:`interaction_score` says in which genes a combination differs from its parts' sum.
 """
 
+from causcade.effect_baselines._combinations import additive, interaction_score, scaled_additive, stronger_single
 from causcade.effect_baselines._fitted import EffectBaseline
 from causcade.effect_baselines._mlp import mean_shift_mlp
 from causcade.effect_baselines._ridge import mean_shift_ridge
@@ -23,9 +30,13 @@ from causcade.effect_baselines._simple import next_lower_dose, observational, pe
 
 __all__ = [
     "EffectBaseline",
+    "additive",
+    "interaction_score",
     "mean_shift_mlp",
     "mean_shift_ridge",
     "next_lower_dose",
     "observational",
     "perturbed_mean",
+    "scaled_additive",
+    "stronger_single",
 ]

@@ -14,6 +14,7 @@ groups of ties (as scikit-learn does), F1 takes the expectation over random tie-
 """
 
 from causcade.metrics._calibration import brier, brier_skill, expected_calibration_error
+from causcade.metrics._combinations import changed_genes, changed_group, mean_r2, mean_rmse, mmd
 from causcade.metrics._dag import choose_threshold, expected_false_edges, is_acyclic, to_dag
 from causcade.metrics._distributions import (
     energy_distance,
@@ -44,6 +45,8 @@ __all__ = [
     "brier",
     "brier_skill",
     "cause_report",
+    "changed_genes",
+    "changed_group",
     "choose_threshold",
     "direction_accuracy",
     "edge_recovery",
@@ -56,6 +59,9 @@ __all__ = [
     "is_acyclic",
     "kde_nll",
     "mean_distance",
+    "mean_r2",
+    "mean_rmse",
+    "mmd",
     "pearson_delta",
     "per_regulator",
     "per_target",

@@ -230,7 +230,7 @@ class Gim(nn.Module):
             residuals = self.mechanisms.expected(cells, self.graph.probability(alpha))
         else:
             graphs = self.graph.draw(self.config.n_samples, alpha, tau=self.config.tau, rng=rng)
-            # hard graphs, with the gradient of the soft ones: exact for squares, and one pass instead of two
+            # hard graphs, with the gradient passed on to the soft ones: one pass instead of two
             residuals = self.mechanisms.residuals(cells, graphs.hard + graphs.soft - graphs.soft.detach())
         return log_mean(gene_log_likelihood(cells, residuals, self.mechanisms.noise(), targets, found), "expected")
 
