@@ -33,13 +33,19 @@ def test_sorting_by_variance_is_given_variances() -> None:
     np.testing.assert_array_equal(*same)
 
 
-def test_quick_paths_are_those_of_gies() -> None:
+def test_quick_paths_decide_as_those_of_gies() -> None:
     utils = pytest.importorskip("gies.utils")
     rng = np.random.default_rng(0)
-    for _ in range(50):
-        graph = (rng.random((6, 6)) < 0.3).astype(int)
+    answers = set()
+    for _ in range(200):
+        graph = (rng.random((7, 7)) < 0.3).astype(int)
         np.fill_diagonal(graph, 0)
-        fro, to = rng.choice(6, 2, replace=False)
-        assert sorted(gies_paths.semi_directed_paths(fro, to, graph)) == sorted(
-            utils.semi_directed_paths(fro, to, graph)
-        )
+        fro, to, *avoid = rng.choice(7, 4, replace=False).tolist()
+        every = utils.semi_directed_paths(fro, to, graph)
+        quick = list(gies_paths.semi_directed_paths(fro, to, graph))
+        assert {tuple(p) for p in quick} <= {tuple(p) for p in every}
+        for direct in ([], [[fro, to]]):
+            free = [any(p not in direct and not set(avoid) & set(p) for p in paths) for paths in (every, quick)]
+            assert free[0] == free[1]
+            answers.add(free[0])
+    assert answers == {True, False}
