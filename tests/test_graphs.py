@@ -516,6 +516,13 @@ def test_knockout_t_without_variance_or_cells() -> None:
     assert np.isnan(out[0, 1]) and np.isnan(out[1, 0])
 
 
+def test_counts_given_as_continuous_values_are_named(screen: Any) -> None:
+    screen.X = np.log1p(np.asarray(screen.X, dtype=np.float64))
+    screen.X[: int(0.6 * len(screen.X)), 20] = 0
+    with pytest.warns(UserWarning, match=r"genes have one value, their least, in more than half .*avici-grn.*'G20'"):
+        read(screen, values="log")
+
+
 def test_genes_that_are_hardly_seen_are_named(screen: Any) -> None:
     screen.X[:, 20] = 0
     screen.X[3, 20] = 2

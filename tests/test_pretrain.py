@@ -568,6 +568,24 @@ def test_a_run_can_start_from_other_weights(tmp_path) -> None:
     assert f"on top of the 1 steps of first ({saved['sha256'][:12]})" in made_by(second.config() | {"recipe_hash": "x"})
 
 
+def test_what_a_run_starts_from_is_what_the_recipe_says(tmp_path) -> None:
+    recipe = replace(TARGETS, screen_share=0.0, steps=1)
+    train(recipe, tmp_path / "first")
+    path = tmp_path / "first" / "config.json"
+    config = json.loads(path.read_text())
+    other = replace(recipe, start=f"{tmp_path / 'first'}@{config['sha256'][:12]}", seed=1)
+    run_of = train(other, tmp_path / "second")
+    with pytest.raises(ValueError, match=r"first holds weights .* recipe 0123.*FOLDER@HASH"):
+        Trainer(replace(other, start=f"{tmp_path / 'first'}@0123"), "cpu")
+    path.write_text(json.dumps(config | {"sha256": "0" * 64}))
+    with pytest.raises(ValueError, match=r"its config.json says 000000000000"):
+        Trainer(other, "cpu")
+    with pytest.raises(ValueError, match=r"No weights to start from at 'avici-none': .*'avici-scm'"):
+        Trainer(replace(other, start="avici-none"), "cpu")
+    # a stopped run goes on without them
+    assert same(train(other, tmp_path / "second", resume=True).average, run_of.average)
+
+
 def test_inputs_added_since_start_at_zero() -> None:
     old = {"a.weight": torch.ones(3, 2), "b.weight": torch.ones(2)}
     wide = _widened(old, {"a.weight": torch.zeros(3, 4), "b.weight": torch.zeros(2)})

@@ -30,6 +30,7 @@ def weights(tmp_path: Path) -> Path:
         torch.manual_seed(0)
         net = EdgeStream(EdgeStreamConfig(width=8, layers=1, heads=2, hidden=8, triads=2))
         torch.nn.init.normal_(net.head[-1].weight)
+        torch.nn.init.normal_(net.skip.weight, std=0.3)
     folder = tmp_path / "tiny-edges"
     folder.mkdir()
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, folder / "model.safetensors")

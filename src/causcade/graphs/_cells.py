@@ -156,8 +156,8 @@ def read_graph_cells(
     x, total = read_values(adata, layer, values, cells, positions)
     missing = np.isnan(x)
     names = np.asarray(adata.var_names.astype(str))[positions]
-    _check_design(names, x, mask, regime, observational=regimes is None)
     kind: Kind = "counts" if values in ("counts", "expression") else "scm"
+    _check_design(names, x, mask, regime, kind, observational=regimes is None)
     ready, unscaled = standardise(x, missing, total, kind, groups[cells], regime == 0)
     return GraphCells(names, ready, mask, missing if missing.any() else None, regime, unscaled, kind, others)
 
@@ -246,7 +246,9 @@ def _sample(cells: Positions, codes: Positions, most: int, rng: np.random.Genera
     return np.sort(cells[np.concatenate([control[:n_control], evenly[: most - n_control]])])
 
 
-def _check_design(names: NDArray[np.str_], x: Doubles, mask: Bools, regime: Positions, *, observational: bool) -> None:
+def _check_design(
+    names: NDArray[np.str_], x: Doubles, mask: Bools, regime: Positions, kind: Kind, *, observational: bool
+) -> None:
     """Refuse what no method can use, and say what these cells cannot tell."""
     seen = ~np.isnan(x)
     free = (seen & ~mask).sum(0)
@@ -269,6 +271,13 @@ def _check_design(names: NDArray[np.str_], x: Doubles, mask: Bools, regime: Posi
         note = (
             f"{len(rare)} genes are above 0 in fewer than {_FEW_EXPRESSED} of these cells; an edge of theirs rests on next to "
             f"nothing, however probable it is said to be: {shorten(list(rare))}."
+        )
+        warnings.warn(note, UserWarning, stacklevel=4)
+    if kind == "scm" and (tied := names[((x == low).sum(0) > 0.5 * seen.sum(0)) & (low < high)]).size:
+        note = (
+            f"{len(tied)} genes have one value, their least, in more than half of the cells, as sparse counts have. Weights "
+            "for continuous values call edges among such genes where there are none: give counts, with values='counts' "
+            f"and model='avici-grn', or leave them out: {shorten(list(tied))}."
         )
         warnings.warn(note, UserWarning, stacklevel=4)
     if (n_control := int((regime == 0).sum())) < _FEW_CONTROLS:

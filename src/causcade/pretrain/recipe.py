@@ -76,7 +76,7 @@ class Recipe:
     graph_weight
         Differential network: weight of the loss on the control's graph.
     start
-        Name (or folder) of weights to start from; "" = none.
+        Name (or folder) of weights to start from, as ``NAME`` or, for certain ones, ``NAME@HASH``; "" = none.
     acyclic
         Edge networks: arguments of :class:`causcade.nn.acyclic.DualState`.
     reuse

@@ -29,13 +29,13 @@ logger = logging.getLogger(__name__)
 class Trainer:
     """State of a run: network, averaged weights, optimiser, step."""
 
-    def __init__(self, recipe: Recipe, device: str, screens: Path | None = None) -> None:
+    def __init__(self, recipe: Recipe, device: str, screens: Path | None = None, *, fresh: bool = True) -> None:
         self.recipe, self.device = recipe, torch.device(device)
         self.task = build_task(recipe, self.device, screens)
         torch.manual_seed(recipe.seed)
         self.net = build_network(recipe).to(self.device)
         self.start: dict[str, Any] = {}
-        if recipe.start:
+        if recipe.start and fresh:  # a checkpoint will be loaded otherwise
             state, self.start = _start(recipe.start)
             self.net.load_state_dict(_widened(state, self.net.state_dict()))
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
@@ -132,12 +132,24 @@ class Trainer:
 
 
 def _start(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights of a released name or a folder, and what they are: a later release may have the same name."""
-    released = Path(str(resources.files("causcade"))) / "weights" / name
-    folder = released if released.is_dir() else Path(name)
+    """Weights of a released name or a folder, and what they are. ``NAME@HASH`` says which: a later release may have the name."""
+    wanted, _, digest = name.partition("@")
+    released = Path(str(resources.files("causcade"))) / "weights" / wanted
+    folder = released if released.is_dir() else Path(wanted)
+    if not (folder / "model.safetensors").is_file():
+        known = sorted(p.name for p in released.parent.iterdir() if p.is_dir())
+        msg = f"No weights to start from at {wanted!r}: give a folder with model.safetensors, or one of {known}."
+        raise ValueError(msg)
     config = json.loads((folder / "config.json").read_text())
-    what = {"name": folder.name, "sha256": config["sha256"], "steps": config["steps"]}
-    return load_file(folder / "model.safetensors"), what
+    sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if sha256 != config["sha256"] or not sha256.startswith(digest):
+        msg = (
+            f"{folder.name} holds weights {sha256[:12]}, but its config.json says {config['sha256'][:12]} and the recipe "
+            f"{digest or 'any'}. Weights that a later release replaced are in the history of the repository: give their "
+            "folder, as FOLDER@HASH."
+        )
+        raise ValueError(msg)
+    return load_file(folder / "model.safetensors"), {"name": folder.name, "sha256": sha256, "steps": config["steps"]}
 
 
 def _widened(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -172,7 +184,7 @@ def run(
     if there and not resume:
         msg = f"{out} already holds the checkpoint of a run; pass --resume to continue or another --out."
         raise ValueError(msg)
-    trainer = Trainer(recipe, device, screens)
+    trainer = Trainer(recipe, device, screens, fresh=not there)
     if there:
         trainer.load(out, adopt=adopt)
     logger.info("%s: step %d of %d on %s", recipe.name, trainer.step, recipe.steps, device)
