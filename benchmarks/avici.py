@@ -78,7 +78,7 @@ each. The consensus graph has 18 edges and is itself disputed. Correlation and t
 appendix of the paper, which has its numbers for these data, is not at hand.""",
     "speed": """## Seconds
 
-One forward pass, wall seconds, best of two, compiling excluded. *published, JAX* is the architecture of the paper written anew
+One forward pass, wall seconds, best of two (of one at 100 genes), compiling excluded. *published, JAX* is the architecture of the paper written anew
 in JAX, with random weights: the published package does not import with today's JAX.""",
 }
 
