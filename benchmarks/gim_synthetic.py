@@ -22,6 +22,7 @@ from causcade.simulate.doses import DoseRegimes, DoseStudy, draw_dose_study, per
 
 TESTS = ("seen", "new dose", "new targets")
 METRICS = ("target_f1", "target_f1_env", "w2", "mean_distance")
+EVERY = 4  # of so many regimes W2 is taken of one: it is what costs most time
 CELLS = 50  # predicted for each regime: as many as are measured
 SEED = 30_000  # data sets for tuning have numbers of a few hundred
 KINDS = {"ER": "erdos_renyi", "SF": "scale_free_in"}
@@ -38,7 +39,7 @@ class Setting:
 
 def settings() -> list[Setting]:
     """The whole grid."""
-    return [Setting(*s) for s in product(("linear", "mlp"), KINDS, ("hard", "shift"))]
+    return [Setting(*s) for s in product(("mlp", "linear"), KINDS, ("hard", "shift"))]
 
 
 @dataclass
@@ -176,6 +177,11 @@ def f1(truth: np.ndarray, found: np.ndarray) -> float:
     return 2 * float((truth & found).sum()) / max(1, int(truth.sum() + found.sum()))
 
 
+def _spread(pairs: list) -> list:
+    """One regime of each ``EVERY``, all doses in turn."""
+    return [group[k % len(group)] for k, group in enumerate(pairs[i : i + EVERY] for i in range(0, len(pairs), EVERY))]
+
+
 def scores(case: Case, answer: Answer) -> dict[str, float]:
     """Of the graph, and of targets and cells in each test (cells: medians over regimes)."""
     truth, out = case.study.adjacency.numpy(), {}
@@ -189,7 +195,7 @@ def scores(case: Case, answer: Answer) -> dict[str, float]:
         if (cells := answer.cells.get(test)) is not None:
             code, x = regimes.codes.numpy(), regimes.cells.numpy()
             pairs = [(p, x[code == k]) for k, p in enumerate(cells, 1)]
-            out[f"w2, {test}"] = float(np.median([sinkhorn_w2(a, b) for a, b in pairs]))
+            out[f"w2, {test}"] = float(np.median([sinkhorn_w2(a, b) for a, b in _spread(pairs)]))
             out[f"mean_distance, {test}"] = float(np.median([mean_distance(a, b) for a, b in pairs]))
     return out
 

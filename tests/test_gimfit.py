@@ -111,7 +111,12 @@ def test_fit_leaves_the_global_generator_alone(data: Environments) -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize("choices", [{}, {"mechanism": "mlp", "batch_size": 30}], ids=["moments", "batches"])
+QUICK = {"likelihood": "expected", "cycle_measure": "trace", "cycle_anneal": 0.5, "learning_rate_end": 0.1}
+
+
+@pytest.mark.parametrize(
+    "choices", [{}, {"mechanism": "mlp", "batch_size": 30}, QUICK], ids=["moments", "batches", "expected"]
+)
 def test_interrupted_and_resumed_is_the_same(data: Environments, choices: dict, tmp_path) -> None:
     config = tiny(steps=8, **choices)
     whole, first, second = (GimTrainer(data, config, seed=4) for _ in range(3))
@@ -156,6 +161,51 @@ def test_target_cost_schedules(data: Environments) -> None:
     assert costs["up"] == pytest.approx([0, 2, 4, 4])
     assert costs["down"] == pytest.approx([4, 2, 0, 0])
     assert costs["constant"] == [4, 4, 4, 4]
+
+
+def test_schedules_that_end_with_the_steps(data: Environments) -> None:
+    config = tiny(steps=100, alpha_anneal=0.5, alpha_cap=8.0, target_start=3.0, sparsity_targets=5.0, cycle_start=0.1,
+                  cycle_end=1000.0, cycle_anneal=0.8, learning_rate=0.5, learning_rate_end=0.2)  # fmt: skip
+    trainer = GimTrainer(data, config, seed=0)
+    found = []
+    for trainer.step in (0, 25, 40, 50, 99, 100):
+        trainer._slow_down()
+        found.append((trainer.alpha, trainer.target_cost, *trainer.penalty, trainer.optimiser.param_groups[0]["lr"]))
+    alpha, cost, multiplier, weight, rate = np.array(found).T
+    np.testing.assert_allclose(alpha, np.minimum(np.array([1, 26, 41, 51, 100, 101]) * 0.16, 8))
+    np.testing.assert_allclose(cost[[0, 1, 3, 5]], [3, 4, 5, 5])  # target_anneal is one half
+    np.testing.assert_allclose(multiplier[[0, 2, 5]] / len(trainer.values), [0.1, 10, 1000])
+    assert (weight == 0).all() and (np.diff(rate) < 0).all()
+    np.testing.assert_allclose(rate[[0, 3, 5]], [0.5, 0.3, 0.1])
+    trainer._check(0.5)
+    trainer._check(0.5)
+    assert trainer.multiplier == 0  # convergence has no say in this penalty
+
+
+def test_quick_fit_learns() -> None:
+    config = GimConfig.quick(steps=250, widths=(32,), learning_rate=0.03, sparsity_graph=10.0, patience=None)
+    found = fit(environments(40), config, rng=0, accelerator="cpu")
+    hit = np.zeros((len(TARGETS), D), bool)
+    hit[np.arange(1, len(TARGETS)), TARGETS[1:]] = True
+    assert f1(hit, found.targets() > 0.5) >= 0.6  # all called: 0.33
+    assert found.history[0]["cycles"][-1] < 0.01 and found.is_acyclic(0)
+    edges = np.array([[i, j] for i, j, _ in EDGES])
+    assert found.graph[edges[:, 0], edges[:, 1]].mean() >= 0.5 and found.graph.sum() <= 6
+
+
+def test_the_best_of_several_fits(data: Environments) -> None:
+    found = fit(data, tiny(n_fits=3, steps=30), rng=0, accelerator="cpu")
+    best = found.best()
+    at = int(np.argmax(found.objectives))
+    assert len(best.models) == len(best.alphas) == len(best.stopped) == 1 and best.models[0] is found.models[at]
+    assert best.objectives[0] == found.objectives[at] > found.objectives[(at + 1) % 3]
+    last = {k: v[-10:] for k, v in found.history[at].items()}
+    c = found.config
+    expected = (last["soft"] + last["prior"] - c.sparsity_graph * last["edges"] - c.sparsity_targets * last["targets"]
+                - last["multiplier"] * last["cycles"] - last["weight"] / 2 * last["cycles"] ** 2)  # fmt: skip
+    assert found.objectives[at] == pytest.approx(expected.mean())
+    with pytest.raises(ValueError, match="no history"):
+        GimFit.from_state_dict(found.state_dict(), c).best()
 
 
 def test_penalty_rises_only_when_converged(data: Environments) -> None:

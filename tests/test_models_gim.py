@@ -320,7 +320,7 @@ def test_schedules_end_where_they_were_planned(monkeypatch: pytest.MonkeyPatch) 
     step = GimTrainer.train_step
 
     def watch(trainer: GimTrainer) -> None:
-        seen.append((trainer.alpha, trainer.target_cost, trainer.penalty[0]))
+        seen.append((trainer.alpha, trainer.target_cost, trainer.penalty[0] / len(trainer.values)))
         step(trainer)
         seen[-1] += (trainer.optimiser.param_groups[0]["lr"],)
 

@@ -175,6 +175,80 @@ def test_node_form_has_the_expectation_of_the_joint_form() -> None:
     assert log_mean(graphs, "joint").item() == pytest.approx(log_mean(rows, "node").item())
 
 
+def set_scores(model: Gim, scores: Tensor) -> None:
+    with torch.no_grad():
+        model.graph.z[0] = torch.eye(D)
+        model.graph.z[1] = scores.T
+
+
+@pytest.mark.parametrize("intervention", ["hard", "shift"])
+def test_expected_likelihood_is_the_mean_over_all_graphs_and_targets(intervention: str) -> None:
+    model = model_of(intervention=intervention, likelihood="expected")
+    sure = torch.full((D, D), -40.0)
+    sure[2, 3] = 40.0
+    logits = sure.clone()
+    open_edges = {(0, 1): 0.7, (2, 1): -0.4, (1, 3): 1.2}  # two of them into one gene
+    for (i, j), value in open_edges.items():
+        logits[i, j] = value
+    set_scores(model, logits)
+    cells, rng = model.summarise(*cells_of(), K), seeded()
+    found = model.terms(cells, FEATURES, alpha=1.0, rng=rng)
+    inter = model.interventions(FEATURES)
+    targets = model.target_logits(inter.logits, 1.0).sigmoid()
+    expected = 0.0
+    for chosen in torch.cartesian_prod(*[torch.arange(2)] * 3).tolist():
+        graph, weight = (sure > 0).float(), 1.0
+        for (edge, value), on in zip(open_edges.items(), chosen, strict=True):
+            graph[edge] = on
+            weight *= torch.tensor(value if on else -value).sigmoid().item()
+        residuals = model.mechanisms.residuals(cells, graph[None])
+        expected += (
+            weight * gene_log_likelihood(cells, residuals, model.mechanisms.noise(), targets, inter).sum().item()
+        )
+    assert found.soft.item() == pytest.approx(expected, rel=1e-4)
+    assert found.hard.item() == found.soft.item() and not found.hard.requires_grad
+
+
+@pytest.mark.parametrize("mechanism", ["linear", "mlp", "zero_inflated"])
+def test_expected_likelihood_of_a_sure_graph_is_that_graphs(mechanism: str) -> None:
+    model = model_of(mechanism=mechanism, likelihood="expected")
+    set_scores(model, 80 * DAG - 40)
+    values, codes = cells_of(positive=mechanism == "zero_inflated")
+    cells = model.summarise(values, codes, K)
+    found = model.terms(cells, FEATURES, alpha=1.0, rng=seeded()).soft
+    torch.testing.assert_close(found, model.score(cells, FEATURES, alpha=1.0))
+
+
+@pytest.mark.parametrize("mechanism", ["linear", "mlp"])
+def test_expected_likelihood_trains_everything(mechanism: str) -> None:
+    model = model_of(mechanism=mechanism, likelihood="expected", cycle_measure="trace")
+    terms = model.terms(model.summarise(*cells_of(), K), FEATURES, alpha=0.5, rng=seeded())
+    (terms.soft + terms.hard).backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0, name
+
+
+def test_straight_through_points_where_finite_differences_do() -> None:
+    # residuals that are nearly linear in the graph: tanh units far from saturation
+    model = model_of(mechanism="mlp", likelihood="expected", n_samples=4000)
+    with torch.no_grad():
+        model.mechanisms.layers[0] *= 0.05
+        model.mechanisms.layers[-1] *= 10
+        model.mechanisms.biases[0].zero_()
+    set_scores(model, torch.zeros(D, D))
+    cells = model.summarise(*cells_of(), K)
+
+    def value(shift: float) -> Tensor:
+        with torch.no_grad():
+            model.graph.z[1, 2, 0] = shift  # edge from 0 to 2
+        return model.terms(cells, FEATURES, alpha=1.0, rng=seeded(5)).soft
+
+    (slope,) = torch.autograd.grad(value(0.0), model.graph.z)
+    difference = (value(0.8) - value(-0.8)).item() / 1.6
+    # p (1 - p) is 1 / 4, and the mean slope of soft draws at p = 1 / 2 is 1 / 6
+    assert slope[1, 2, 0].item() == pytest.approx(2 / 3 * difference, rel=0.2)
+
+
 # --- gradients ----------------------------------------------------------------------------------------------------
 
 
@@ -312,6 +386,11 @@ def test_mechanisms_say_which_cells_they_need() -> None:
         ({"sparsity_graph": -1.0}, "sparsity_graph"),
         ({"minutes": 0.0}, "minutes"),
         ({"rank": 0}, "rank"),
+        ({"target_start": -1.0}, "target_start"),
+        ({"alpha_anneal": 0.0}, "alpha_anneal"),
+        ({"cycle_anneal": 1.5}, "cycle_anneal"),
+        ({"learning_rate_end": 0.0}, "learning_rate_end"),
+        ({"cycle_measure": "length"}, "radius, expected_radius, trace"),
         ({"target_anneal": 2.0}, "target_anneal"),
         ({"hidden": ()}, "hidden"),
         ({"widths": [10]}, "widths"),
@@ -320,6 +399,15 @@ def test_mechanisms_say_which_cells_they_need() -> None:
 def test_bad_choices_are_named(choice: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         GimConfig(**choice)
+
+
+def test_quick_choices_can_be_replaced() -> None:
+    linear, mlp = GimConfig.quick(), GimConfig.quick(mechanism="mlp", steps=7)
+    assert linear.likelihood == mlp.likelihood == "expected"
+    assert (linear.steps, mlp.steps, linear.sparsity_targets, mlp.sparsity_targets) == (3000, 7, 30, 100)
+    assert GimConfig.quick(sparsity_targets=3.0).sparsity_targets == 3
+    with pytest.raises(TypeError, match="colour"):
+        GimConfig.quick(colour=1)
 
 
 def test_choices_survive_json() -> None:

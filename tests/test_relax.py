@@ -1,9 +1,10 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from causcade.nn.relax import LatentGraph, annealed, cosine_ramp, gumbel_sigmoid, sample_radius
+from causcade.nn.relax import LatentGraph, annealed, closed_walks, cosine_ramp, gumbel_sigmoid, sample_radius
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -154,3 +155,18 @@ def test_diagonal_gives_no_nan_gradient() -> None:
 def test_rank_from_number_of_genes() -> None:
     assert LatentGraph(5, rng=seeded()).z.shape == (2, 5, 5)
     assert LatentGraph(5, 3, rng=seeded()).z.shape == (2, 5, 3)
+
+
+def test_closed_walks_count_every_cycle() -> None:
+    dag = torch.triu(torch.rand(5, 5, generator=torch.Generator().manual_seed(0)), 1)
+    assert closed_walks(dag).item() == pytest.approx(0, abs=1e-5)
+    one = dag.clone()
+    one[3, 1] = 0.4
+    two = one.clone()
+    two[4, 0] = 0.4
+    assert 0 < closed_walks(one).item() < closed_walks(two).item()
+    values = np.linalg.eigvals(np.eye(5) + two.double().numpy() / 5)
+    assert closed_walks(two).item() == pytest.approx((values**5).sum().real - 5, rel=1e-4)
+    two.requires_grad_()
+    closed_walks(two).backward()
+    assert two.grad is not None and two.grad[3, 1] > 0 and two.grad[4, 0] > 0

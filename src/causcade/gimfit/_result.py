@@ -88,8 +88,8 @@ class GimFit:
             If there is no history.
         """
         at = int(np.argmax(self.objectives))
-        lists = {n: [getattr(self, n)[at]] for n in ("models", "alphas", "history")}
-        return replace(self, **lists, stopped=self.stopped[at : at + 1])
+        models, alphas, history = [self.models[at]], [self.alphas[at]], [self.history[at]]
+        return replace(self, models=models, alphas=alphas, history=history, stopped=self.stopped[at : at + 1])
 
     @torch.no_grad()
     def _edges(self) -> Floats:

@@ -113,7 +113,8 @@ class GimTrainer:
         c = self.config
         if c.cycle_anneal is None:
             return self.multiplier, self.weight
-        return c.cycle_start * (c.cycle_end / c.cycle_start) ** min(1.0, self.step / (c.cycle_anneal * c.steps)), 0.0
+        grown = (c.cycle_end / c.cycle_start) ** min(1.0, self.step / (c.cycle_anneal * c.steps))
+        return len(self.values) * c.cycle_start * grown, 0.0
 
     def _slow_down(self) -> None:
         c = self.config

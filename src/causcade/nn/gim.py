@@ -36,7 +36,7 @@ class Terms:
     edges, targets
         Expected number of edges, and of targets over all environments but the observational one.
     cycles
-        ``(n_acyclic,)`` spectral radius of independent soft graphs; or ``(1,)`` closed walks of the edge probabilities.
+        ``(n_acyclic,)`` spectral radius of independent soft graphs; or ``(1,)`` of the edge probabilities.
     """
 
     soft: Tensor
@@ -207,6 +207,8 @@ class Gim(nn.Module):
         c = self.config
         if c.cycle_measure == "trace":
             return closed_walks(self.graph.probability(alpha))[None]
+        if c.cycle_measure == "expected_radius":
+            return sample_radius(self.graph.probability(alpha)[None], rng=rng)
         return sample_radius(self.graph.draw(c.n_acyclic, alpha, tau=c.tau, rng=rng).soft, rng=rng)
 
     def _drawn(
