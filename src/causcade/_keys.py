@@ -22,6 +22,10 @@ LABELS: Final = "labels"
 PARAMS: Final = "params"
 NAMES: Final = "names"
 
+# parts of what `tl.embed` writes
+PROGRAMS: Final = "programs"
+LATENT_GRAPH: Final = "graph"
+
 # columns read from a file in CELLxGENE's layout
 CELLXGENE_ID: Final = "genetic_perturbation_id"
 CELLXGENE_STRATEGY: Final = "genetic_perturbation_strategy"
@@ -35,6 +39,7 @@ WILCOXON: Final = "wilcoxon"
 FUSED: Final = "fused"
 PRECISION: Final = "precision"
 DAG: Final = "dag"
+LOADINGS: Final = "loadings"
 #: What follows the stem of a result.
 PARTS: Final = (
     "sd",
@@ -49,6 +54,7 @@ PARTS: Final = (
     FUSED,
     PRECISION,
     DAG,
+    LOADINGS,
 )
 
 
@@ -85,6 +91,11 @@ def baseline(key: str, name: str) -> str:
 def embedding(key: str) -> str:
     """Key in ``.obsm`` of a latent space; scanpy's plots look for the ``X_``."""
     return f"X_{key}"
+
+
+def loadings(key: str) -> str:
+    """Key in ``.varm`` of the effects of the programs under `key` on genes."""
+    return f"{key}_{LOADINGS}"
 
 
 def check_key(key_added: object) -> str:

@@ -109,9 +109,10 @@ class GraCEVAE(GraceModel):
         Returns
         -------
         A new AnnData of all genes. ``.obs``: ``perturbation``, ``in_training`` (the combination itself was in the data),
-        and for cells ``fit``. ``.uns["units"]`` says what the numbers are. With ``"mean"`` also the layers ``"change"``
-        (against predicted control cells), ``"additive"`` (mean of control cells plus the changes of the single
-        perturbations; NaN where one was never seen alone) and ``"sd"`` (over fits; NaN for one).
+        and for cells ``fit``. ``.uns["units"]`` says what the numbers are, ``.uns["params"]`` how the data were read. With
+        ``"mean"`` also the layers ``"change"`` (against predicted control cells), ``"additive"`` (mean of control cells,
+        which is in ``.var["control"]``, plus the changes of the single perturbations; NaN where one was never seen alone)
+        and ``"sd"`` (over fits; NaN for one).
 
         Raises
         ------
@@ -132,13 +133,17 @@ class GraCEVAE(GraceModel):
         made = [self._generate(some, screen, regimes.codes, n_cells, gen) for some in asked]
         sep = regimes.params.get("sep") or "+"
         names = [sep.join(some) if some else str(regimes.names[0]) for some in asked]
-        tried = set(cells.parts_of_regimes(regimes))
+        parts = cells.parts_of_regimes(regimes)
+        tried = {
+            some for some, n in zip(parts, regimes.n_cells, strict=True) if n
+        }  # cells may have been taken out since
         obs = pd.DataFrame({"perturbation": names, "in_training": [some in tried for some in asked]})
         if kind == "mean":
-            return self._means(made, obs, cells.regime_means(screen, regimes.codes, len(regimes)), asked)
+            means = cells.regime_means(screen, regimes.codes, len(regimes))
+            return self._told(self._means(made, obs, means, asked), screen)
         fit = np.concatenate([np.repeat(np.arange(len(one)), [len(y) for y, _ in one]) for one in made])
         obs = obs.loc[obs.index.repeat([sum(len(y) for y, _ in one) for one in made])].assign(fit=fit)
-        return self._new(np.concatenate([y for one in made for y, _ in one]), obs)
+        return self._told(self._new(np.concatenate([y for one in made for y, _ in one]), obs), screen)
 
     def _generate(
         self, some: Sequence[str], screen: ScreenData, codes: NDArray[np.int64], n_cells: int, gen: np.random.Generator
@@ -163,6 +168,7 @@ class GraCEVAE(GraceModel):
         plain = [np.stack([y.mean(0) for _, y in one if len(y)]).astype(np.float64).mean(0) for one in made]
         mean = np.stack([y.mean(0) for y in each])
         out = self._new(mean, obs)
+        out.var["control"] = means[0]
         alone = {p[0]: m for p, m in zip(cells.parts_of_regimes(self._regimes()), means, strict=True) if len(p) == 1}
         nothing = np.full(means.shape[1], np.nan)
         change = lambda p: alone.get(p, nothing) - means[0]
@@ -177,7 +183,18 @@ class GraCEVAE(GraceModel):
 
         obs = obs.set_axis([str(i) for i in range(len(obs))]).astype({"perturbation": "category"})
         out = AnnData(x.astype(np.float32), obs=obs, var=pd.DataFrame(index=self.adata.var_names.copy()))
+        return out
+
+    def _told(self, out: AnnData, screen: ScreenData) -> AnnData:
+        """Add what the numbers are, and how measured cells are read to compare with them."""
+        args = self._setup_args()
         out.uns[_keys.UNITS] = self.units
+        out.uns[_keys.PARAMS] = {
+            "layer": "X" if args["layer"] is None else args["layer"],
+            "values": args["values"],
+            "regimes_key": args["regimes_key"],
+            "library_size": 0.0 if args["values"] == "log" else screen._scale,
+        }
         return out
 
     # --- what was learnt --------------------------------------------------------------------------------------------

@@ -15,7 +15,10 @@ from causcade.get._stored import check_count
 from causcade.pl import _network, _ranked, _recall
 from causcade.pl._calibration import calibration
 from causcade.pl._dose_response import dose_response
+from causcade.pl._effects import effects
 from causcade.pl._graph import graph
+from causcade.pl._latent_graph import latent_graph
+from causcade.pl._prediction import prediction
 from causcade.pl._style import finish, new_axes, to_show
 from causcade.pl._target_map import target_map
 
@@ -25,7 +28,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["calibration", "cause_network", "causes", "dose_response", "graph", "recall_curve", "target_map", "targets"]
+__all__ = [
+    "calibration",
+    "cause_network",
+    "causes",
+    "dose_response",
+    "effects",
+    "graph",
+    "latent_graph",
+    "prediction",
+    "recall_curve",
+    "target_map",
+    "targets",
+]
 
 
 def causes(

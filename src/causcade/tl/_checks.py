@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_set_up", "check_place", "check_stable", "load_weights", "names_of", "seed_of"]
 
-Tool = Literal["causes", "targets", "graph", "dose_response"]
+Tool = Literal["causes", "targets", "graph", "dose_response", "embed"]
 _TOOL_OF: dict[str, Tool] = {"TCD": "causes", "CDN": "targets", "AVICI": "graph"}
 
 
@@ -33,8 +33,8 @@ def check_place(adata: AnnData, key_added: str, regimes_key: str, tool: Tool) ->
     if there is None:
         _check_unused(adata, key_added)
         return
-    parts = {_keys.TABLE, _keys.UNITS} if tool == "dose_response" else {"names", "weights"}
-    earlier = isinstance(there, Mapping) and parts <= set(there)
+    of_tool = {"dose_response": {_keys.TABLE, _keys.UNITS}, "embed": {_keys.NAMES, _keys.PROGRAMS}}
+    earlier = isinstance(there, Mapping) and of_tool.get(tool, {"names", "weights"}) <= set(there)
     if not earlier or _writer(there) != tool:
         msg = f".uns[{key_added!r}] holds something that cc.tl.{tool} did not write; pass another key_added."
         raise ValueError(msg)
@@ -44,6 +44,8 @@ def _writer(result: Mapping[str, Any]) -> Tool:
     """The tool that wrote a result: what only it stores says so."""
     if _keys.UNITS in result:
         return "dose_response"
+    if _keys.PROGRAMS in result:
+        return "embed"
     if "threshold" in result:
         return "graph"
     return "targets" if "masked" in result.get(_keys.PARAMS, {}) else "causes"
@@ -52,7 +54,8 @@ def _writer(result: Mapping[str, Any]) -> Tool:
 def _check_unused(adata: AnnData, key: str) -> None:
     """Nothing may lie under a key that a first result writes or clears."""
     ours = [key, *(f"{key}_{part}" for part in _keys.PARTS)]
-    taken = [f".{slot}[{name!r}]" for slot in ("varm", "varp") for name in ours if name in getattr(adata, slot)]
+    ours.append(_keys.embedding(key))
+    taken = [f".{slot}[{name!r}]" for slot in ("varm", "varp", "obsm") for name in ours if name in getattr(adata, slot)]
     if taken:
         msg = f"{', '.join(taken[:3])} would be overwritten by key_added={key!r}; pass another key_added, or delete it."
         raise ValueError(msg)
