@@ -150,9 +150,7 @@ def at_most(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGPROF, before)
 
 
-def one(
-    setting: Setting, index: int, wanted: dict[str, Method | str], tuned: dict, limit: float = 300.0
-) -> list[dict]:
+def one(setting: Setting, index: int, wanted: dict[str, Method | str], tuned: dict, limit: float = 300.0) -> list[dict]:
     """Some methods on one instance; one that took more than ``limit`` CPU seconds has no scores."""
     torch.set_num_threads(1)
     gies_paths.patch()
