@@ -18,9 +18,10 @@ from causcade.gimfit._result import GimFit
 from causcade.nn.gim import Cells, Gim, GimConfig
 from causcade.nn.relax import annealed, cosine_ramp
 
-__all__ = ["GimTrainer", "fit"]
+__all__ = ["HISTORY", "GimTrainer", "fit"]
 
-_COLUMNS = ("step", "soft", "hard", "prior", "edges", "targets", "cycles", "multiplier", "weight", "heldout")
+#: Columns of the history.
+HISTORY = ("step", "soft", "hard", "prior", "edges", "targets", "cycles", "multiplier", "weight", "heldout")
 
 
 class GimTrainer:
@@ -262,7 +263,7 @@ def fit(
     mean, sd = np.zeros(data.n_genes), np.ones(data.n_genes)
     if config.standardise and config.mechanism != "zero_inflated":
         mean, sd = data.scale()
-    history = [{n: np.array(c) for n, c in zip(_COLUMNS, zip(*t.history, strict=True), strict=True)} for t in trainers]
+    history = [{n: np.array(c) for n, c in zip(HISTORY, zip(*t.history, strict=True), strict=True)} for t in trainers]
     return GimFit(
         config=config,
         models=[t.model.cpu().eval() for t in trainers],

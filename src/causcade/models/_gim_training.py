@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from causcade.gimfit import Environments, GimConfig, GimFit, GimTrainer
-from causcade.gimfit._trainer import _COLUMNS
+from causcade.gimfit._trainer import HISTORY
 from causcade.nn.gim import Gim
 
 __all__ = ["Run", "Runs"]
@@ -254,8 +254,8 @@ class Runs:
 
 
 def _columns(run: Run) -> dict[str, NDArray[np.float64]]:
-    rows = np.array(run.state["history"] if run.state is not None else [], dtype=np.float64).reshape(-1, len(_COLUMNS))
-    return dict(zip(_COLUMNS, rows.T, strict=True))
+    rows = np.array(run.state["history"] if run.state is not None else [], dtype=np.float64).reshape(-1, len(HISTORY))
+    return dict(zip(HISTORY, rows.T, strict=True))
 
 
 def _copied(state: Any) -> Any:
