@@ -184,7 +184,7 @@ def test_schedules_that_end_with_the_steps(data: Environments) -> None:
 
 def test_quick_fit_learns() -> None:
     config = GimConfig.quick(steps=250, widths=(32,), learning_rate=0.03, sparsity_graph=10.0, patience=None)
-    found = fit(environments(40), config, rng=0, accelerator="cpu")
+    found = fit(environments(100), config, rng=0, accelerator="cpu")
     hit = np.zeros((len(TARGETS), D), bool)
     hit[np.arange(1, len(TARGETS)), TARGETS[1:]] = True
     assert f1(hit, found.targets() > 0.5) >= 0.6  # all called: 0.33
