@@ -102,12 +102,27 @@ SLOW = ("PC", "GES", "GIES")  # seconds to a minute each; the bootstrap of PC ta
 def methods(setting: Setting, weights: list[str]) -> dict[str, Method | str]:
     """What is compared: weights by name, functions otherwise. GES without interventions, GIES with them."""
     out: dict[str, Method | str] = {f"AVICI {Path(name).name}": name for name in weights}
-    out |= SCORES | {"PC": graph_baselines.pc}
+    pc = Varying(graph_baselines.pc, control=True)
+    out |= SCORES | {"PC": pc}
     if setting.interventional:
-        out["GIES"] = graph_baselines.gies
+        out["GIES"] = Varying(graph_baselines.gies, control=False)
     else:
-        out["GES"] = graph_baselines.ges
-    return out | {"PC, bootstrap": graph_baselines.dag_bootstrap(graph_baselines.pc, n_boot=10)}
+        out["GES"] = Varying(graph_baselines.ges, control=True)
+    return out | {"PC, bootstrap": graph_baselines.dag_bootstrap(pc, n_boot=10)}
+
+
+class Varying:
+    """A method that refuses genes that do not vary in the cells it uses (control or all), on the others: no edges there."""
+
+    def __init__(self, method: Method, *, control: bool) -> None:
+        self.method, self.control = method, control
+
+    def __call__(self, values: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        used = values if mask is None or not self.control else values[~np.asarray(mask, bool).any(axis=1)]
+        keep = np.flatnonzero(np.ptp(used, axis=0) > 0)
+        out = np.zeros((values.shape[1],) * 2)
+        out[np.ix_(keep, keep)] = self.method(values[:, keep], None if mask is None else np.asarray(mask)[:, keep])
+        return out
 
 
 def tune(setting: Setting, n: int = TUNING) -> dict[str, tuple[IsotonicRegression, float]]:

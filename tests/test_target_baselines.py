@@ -72,6 +72,14 @@ def test_rank_sum_without_ties_and_reversed(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(tb.rank_sum(b, a), -z)
 
 
+def test_cells_are_left_as_they_are_in_either_order(sparse_like: tuple[Cells, Cells]) -> None:
+    for order in ("C", "F"):
+        control, perturbed = (np.array(x, order=order) for x in sparse_like)
+        tb.RankSum(control).against(perturbed)
+        np.testing.assert_array_equal(control, sparse_like[0])
+        np.testing.assert_array_equal(perturbed, sparse_like[1])
+
+
 def test_sorted_control_serves_many_perturbations(sparse_like: tuple[Cells, Cells]) -> None:
     control, perturbed = sparse_like
     before = control.copy()

@@ -102,7 +102,7 @@ class RankSum:
 
     def __init__(self, control: ArrayLike) -> None:
         cells = as_cells(control, "control")
-        self._sorted = np.ascontiguousarray(cells.T)
+        self._sorted = np.array(cells.T, order="C")  # a copy, also of an F-ordered array
         self._sorted.sort(axis=1)
         lengths, gene = _runs(self._sorted)[1:]
         self._ties = np.bincount(gene, weights=_tie_term(lengths), minlength=len(self._sorted))
@@ -134,7 +134,7 @@ class RankSum:
         if cells.shape[1] != len(self._sorted):
             msg = f"perturbed has {cells.shape[1]} genes, control {len(self._sorted)}; both need the same genes"
             raise ValueError(msg)
-        values = np.ascontiguousarray(cells.T, dtype=self._sorted.dtype)
+        values = np.array(cells.T, dtype=self._sorted.dtype, order="C")
         values.sort(axis=1)
         first, lengths, gene = _runs(values)
         below, upto = self._places(values.ravel()[first], gene)
