@@ -189,7 +189,10 @@ def scores(case: Case, answer: Answer) -> dict[str, float]:
     """Of the graph, and of targets and cells in each test (cells: medians over regimes)."""
     truth, out = case.study.adjacency.numpy(), {}
     if answer.graph is not None:
-        out |= {"edge_f1": edge_recovery(truth, answer.graph.astype(float)).f1, "sid": float(sid(truth, to_dag(answer.graph, 0.5)))}
+        out |= {
+            "edge_f1": edge_recovery(truth, answer.graph.astype(float)).f1,
+            "sid": float(sid(truth, to_dag(answer.graph, 0.5))),
+        }
     for test, regimes in case.regimes.items():
         if (found := answer.targets.get(test)) is not None:
             hit = regimes.targets.numpy()

@@ -31,14 +31,20 @@ def call_targets(adata, weights, **how) -> None:
     tl.targets(adata, **{"perturbations": ["G01"], "model": weights, "n_draws": 1, "progress_bar": False, **how})
 
 
+def call_reversal(adata, weights, **how) -> None:
+    few = {"perturbations": ["G01"], "within": "all", "n_draws": 2, "n_null": 1, "progress_bar": False}
+    tl.reversal(adata, ("control", "G00"), "pert", **few, **how)
+
+
 #: Entry points: add new functions here.
 CALLS: dict[str, Callable[..., None]] = {
     "pp.regimes": call_regimes,
     "tl.causes": call_causes,
     "tl.causes, all pairs": call_all_pairs,
     "tl.targets": call_targets,
+    "tl.reversal": call_reversal,
 }
-CAUSES = ("tl.causes", "tl.causes, all pairs", "tl.targets")  # what is read is checked alike
+CAUSES = ("tl.causes", "tl.causes, all pairs", "tl.targets", "tl.reversal")  # what is read is checked alike
 
 
 def put(value: float, cell: int = 7, gene: int = 3) -> Callable[[Any], Any]:

@@ -22,10 +22,10 @@ LEVELS = {
     0: set(
         "_checks _device _keys citests contrasts edge_inputs fusion metrics nn pairs set_inputs simulate splits stats unmixing".split()
     ),
-    1: set("baselines comparisons ensemble expression networks nulls reference regimes scoring screendata".split())
+    1: set("baselines comparisons ensemble expression networks nulls reference regimes reversal scoring screendata suggest".split())
     | {"effect_baselines", "gimfit", "gracefit", "graph_baselines", "target_baselines"},
     2: set(
-        "causes datasets evaluate graphs heldout heldout_graphs heldout_targets models pretrain pretrained realscreens targets".split()
+        "causes datasets evaluation graphs heldout heldout_graphs heldout_targets models pretrain pretrained realscreens targets".split()
     ),
     3: {"pp", "tl", "pl", "get"},
     4: {"__init__", "demo"},
@@ -66,6 +66,8 @@ SYNONYMS = {
     "num_workers": "n_jobs n_cores n_cpus",
 }
 INSTEAD_OF = {wrong: word for word, wrongs in SYNONYMS.items() for wrong in wrongs.split()}
+
+TOP_FUNCTIONS = {"evaluate"}  # called as cc.name; all other public names are submodules
 
 NO_TEST_OF_ITS_OWN = {"__init__.py", "demo.py"}
 # folders of one name and one test file
@@ -173,7 +175,7 @@ def all_of(path: Path) -> list[str] | None:
 def public_submodules() -> list[str]:
     names = all_of(PACKAGE / "__init__.py")
     assert names
-    return [name for name in names if not name.startswith("_")]
+    return [name for name in names if not name.startswith("_") and name not in TOP_FUNCTIONS]
 
 
 def run_python(code: str) -> str:
@@ -406,6 +408,15 @@ def test_public_names_are_documented(module: str) -> None:
     assert missing == [], "not in docs/api.md"
     stale = [name for name in documented if name.split(".")[0] == module and name.split(".")[1] not in names]
     assert stale == [], "in docs/api.md, but not public"
+
+
+@pytest.mark.parametrize("name", sorted(TOP_FUNCTIONS))
+def test_top_functions_are_public_and_documented(name: str) -> None:
+    assert name in (all_of(PACKAGE / "__init__.py") or [])
+    assert re.search(rf"^   {name}$", (ROOT / "docs" / "api.md").read_text(), flags=re.M)
+    # no submodule may take its place when it is imported
+    assert run_python(f"import causcade.evaluation, causcade as cc; print(callable(cc.{name}))").strip() == "True"
+    assert own_file(f"causcade.{name}") == PACKAGE / "__init__.py"
 
 
 def test_readme_tree_is_true() -> None:

@@ -54,8 +54,31 @@ def targets_of_groups(adata, weights, monkeypatch) -> Callable[[Any], pd.DataFra
     return get.targets
 
 
+def suggestions_from_causes(adata, weights, monkeypatch) -> Callable[[Any], pd.DataFrame]:
+    causes(adata, weights, monkeypatch)
+    tl.suggest_perturbations(adata, ["G05"], key="causes", candidates=["G20", "G21"], key_added="next")
+    return lambda a: get.suggestions(a, key="next")
+
+
+def reversal(adata, weights, monkeypatch) -> Callable[[Any], pd.DataFrame]:
+    adata.obs["state"] = np.where(np.arange(adata.n_obs) % 4 < 2, "ill", "well")
+    how = {"n_draws": 4, "n_null": 3, "batch_key": "batch", "progress_bar": False}
+    tl.reversal(adata, ("well", "ill"), "state", perturbations=["G00", "G03"], **how)
+    return get.reversal
+
+
 #: Everything that writes: each returns how to read the result. Add new functions here.
-WRITERS = [regimes, causes, causes_of_one, all_pairs, all_pairs_sparse, targets, targets_of_groups]
+WRITERS = [
+    regimes,
+    causes,
+    causes_of_one,
+    all_pairs,
+    all_pairs_sparse,
+    targets,
+    targets_of_groups,
+    suggestions_from_causes,
+    reversal,
+]
 FORMATS = {"h5ad": ad.read_h5ad, "zarr": ad.read_zarr}
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         simulate,
         tl,
     )
+    from causcade.evaluation import evaluate
 
     __version__: str
 
@@ -32,6 +33,7 @@ __all__ = [
     "baselines",
     "datasets",
     "ensemble",
+    "evaluate",
     "get",
     "metrics",
     "models",
@@ -49,6 +51,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return _version()
+    if name == "evaluate":  # a function, in a folder of another name: a module of its name would take its place
+        from causcade.evaluation import evaluate
+
+        return evaluate
     if name in __all__:
         from importlib import import_module
 

@@ -14,6 +14,8 @@ TARGETS: Final = "targets"
 GRAPH: Final = "graph"
 GRACEVAE: Final = "gracevae"
 DOSE_RESPONSE: Final = "dose_response"
+REVERSAL: Final = "reversal"
+SUGGESTIONS: Final = "suggestions"
 UNITS: Final = "units"
 
 # parts of .uns["regimes"]
@@ -21,6 +23,7 @@ TABLE: Final = "table"
 LABELS: Final = "labels"
 PARAMS: Final = "params"
 NAMES: Final = "names"
+METHOD: Final = "method"
 
 # parts of what `tl.embed` writes
 PROGRAMS: Final = "programs"
@@ -40,6 +43,7 @@ FUSED: Final = "fused"
 PRECISION: Final = "precision"
 DAG: Final = "dag"
 LOADINGS: Final = "loadings"
+CHANGE: Final = "change"
 #: What follows the stem of a result.
 PARTS: Final = (
     "sd",
@@ -55,6 +59,7 @@ PARTS: Final = (
     PRECISION,
     DAG,
     LOADINGS,
+    CHANGE,
 )
 
 
@@ -96,6 +101,11 @@ def embedding(key: str) -> str:
 def loadings(key: str) -> str:
     """Key in ``.varm`` of the effects of the programs under `key` on genes."""
     return f"{key}_{LOADINGS}"
+
+
+def change(key: str) -> str:
+    """Key in ``.varm`` of the change of state that the perturbations under `key` reverse, or not."""
+    return f"{key}_{CHANGE}"
 
 
 def check_key(key_added: object) -> str:

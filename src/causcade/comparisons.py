@@ -18,7 +18,7 @@ from causcade.screendata import ScreenData, Values, _read_groups, read_screen
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["MIN_CELLS", "Comparisons", "read_groups", "read_perturbations"]
+__all__ = ["MIN_CELLS", "Comparisons", "label_groups", "read_groups", "read_perturbations"]
 
 #: Sets with fewer cells are not compared.
 MIN_CELLS = 3
@@ -188,6 +188,43 @@ def read_groups(
     ValueError
         If there are not two different groups.
     """
+    names, codes = label_groups(adata, groups, groupby)
+    Genes(adata.var_names)  # refuses repeated names
+    source = read_expression(adata, layer, counts=_kind(values))
+    if source.minimum < 0:
+        msg = f"{source.where} holds negative values ({source.minimum:g}): give counts, or log-normalised values >= 0."
+        raise ValueError(msg)
+    single = np.full(source.n_genes, -1, dtype=np.int64)
+    genes = np.asarray(adata.var_names.astype(str))
+    screen = ScreenData(genes, codes, _read_groups(adata, batch_key), single, 2, values, source)
+    nothing = np.zeros(0, dtype=np.int64)
+    out = Comparisons(np.flatnonzero(codes == 0), names[1:], (np.flatnonzero(codes == 1),), (nothing,))
+    return screen, out.usable(screen.groups)
+
+
+def label_groups(adata: AnnData, groups: Sequence[str], groupby: str) -> tuple[tuple[str, str], Positions]:
+    """Find two groups of cells by their labels.
+
+    Parameters
+    ----------
+    adata
+        Annotated data.
+    groups
+        Two labels.
+    groupby
+        Column of ``.obs`` with the labels.
+
+    Returns
+    -------
+    The labels as text, and ``(n_cells,)`` 0 for cells of the first, 1 for those of the second, -1 for others.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column or label.
+    ValueError
+        If there are not two different groups.
+    """
     names = _two(groups)
     if groupby not in adata.obs:
         known = list(map(str, adata.obs.columns))
@@ -200,18 +237,8 @@ def read_groups(
                 f".obs[{groupby!r}] has no group {name!r}.{suggest(name, labels)} Its groups are {shorten(labels, 20)}."
             )
             raise KeyError(msg)
-    Genes(adata.var_names)  # refuses repeated names
-    source = read_expression(adata, layer, counts=_kind(values))
-    if source.minimum < 0:
-        msg = f"{source.where} holds negative values ({source.minimum:g}): give counts, or log-normalised values >= 0."
-        raise ValueError(msg)
     codes = np.select([found == labels.index(name) for name in names], [0, 1], -1).astype(np.int64)
-    single = np.full(source.n_genes, -1, dtype=np.int64)
-    genes = np.asarray(adata.var_names.astype(str))
-    screen = ScreenData(genes, codes, _read_groups(adata, batch_key), single, 2, values, source)
-    nothing = np.zeros(0, dtype=np.int64)
-    out = Comparisons(np.flatnonzero(codes == 0), names[1:], (np.flatnonzero(codes == 1),), (nothing,))
-    return screen, out.usable(screen.groups)
+    return names, codes
 
 
 def _two(groups: Any) -> tuple[str, str]:

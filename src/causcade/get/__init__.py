@@ -6,6 +6,8 @@ from causcade.get._effects import effects
 from causcade.get._graph import graph
 from causcade.get._programs import latent_graph, programs
 from causcade.get._regimes import regimes
+from causcade.get._reversal import reversal, reversal_genes
+from causcade.get._suggestions import suggestions
 from causcade.get._targets import target_ranks, targets
 
 __all__ = [
@@ -16,6 +18,9 @@ __all__ = [
     "latent_graph",
     "programs",
     "regimes",
+    "reversal",
+    "reversal_genes",
+    "suggestions",
     "target_ranks",
     "targets",
 ]

@@ -19,7 +19,10 @@ from causcade.pl._effects import effects
 from causcade.pl._graph import graph
 from causcade.pl._latent_graph import latent_graph
 from causcade.pl._prediction import prediction
+from causcade.pl._reversal import reversal
+from causcade.pl._scorecard import scorecard
 from causcade.pl._style import finish, new_axes, to_show
+from causcade.pl._suggestions import suggestions
 from causcade.pl._target_map import target_map
 
 if TYPE_CHECKING:
@@ -38,6 +41,9 @@ __all__ = [
     "latent_graph",
     "prediction",
     "recall_curve",
+    "reversal",
+    "scorecard",
+    "suggestions",
     "target_map",
     "targets",
 ]

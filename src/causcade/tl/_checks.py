@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_set_up", "check_place", "check_stable", "load_weights", "names_of", "seed_of"]
 
-Tool = Literal["causes", "targets", "graph", "dose_response", "embed"]
+Tool = Literal["causes", "targets", "graph", "dose_response", "embed", "reversal", "suggest_perturbations"]
 _TOOL_OF: dict[str, Tool] = {"TCD": "causes", "CDN": "targets", "AVICI": "graph"}
 
 
@@ -33,7 +33,12 @@ def check_place(adata: AnnData, key_added: str, regimes_key: str, tool: Tool) ->
     if there is None:
         _check_unused(adata, key_added)
         return
-    of_tool = {"dose_response": {_keys.TABLE, _keys.UNITS}, "embed": {_keys.NAMES, _keys.PROGRAMS}}
+    of_tool = {
+        "dose_response": {_keys.TABLE, _keys.UNITS},
+        "embed": {_keys.NAMES, _keys.PROGRAMS},
+        "reversal": {_keys.NAMES, _keys.TABLE},
+        "suggest_perturbations": {_keys.NAMES, _keys.METHOD},
+    }
     earlier = isinstance(there, Mapping) and of_tool.get(tool, {"names", "weights"}) <= set(there)
     if not earlier or _writer(there) != tool:
         msg = f".uns[{key_added!r}] holds something that cc.tl.{tool} did not write; pass another key_added."
@@ -46,6 +51,10 @@ def _writer(result: Mapping[str, Any]) -> Tool:
         return "dose_response"
     if _keys.PROGRAMS in result:
         return "embed"
+    if _keys.METHOD in result:
+        return "suggest_perturbations"
+    if _keys.TABLE in result:
+        return "reversal"
     if "threshold" in result:
         return "graph"
     return "targets" if "masked" in result.get(_keys.PARAMS, {}) else "causes"
