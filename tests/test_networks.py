@@ -1,5 +1,6 @@
 import gzip
 import logging
+import zipfile
 from pathlib import Path
 
 import anndata as ad
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 
 from causcade import networks
+from causcade.networks import _originals
 
 GMT = "Cycle\tR-HSA-1\tCDK1\tCCNB1\tMYC\nDeath\tR-HSA-2\tBAK1\tMYC\nOld name\tR-HSA-3\tGONE\n"
 HIERARCHY = "R-HSA-1\tR-HSA-2\nR-HSA-9\tR-HSA-1\nR-BTA-1\tR-BTA-2\n"
@@ -187,3 +189,62 @@ def test_rewiring_nothing_changes_nothing() -> None:
     assert all(np.array_equal(networks.rewire(old, 0).edges[k], old.edges[k]) for k in networks.KINDS)
     with pytest.raises(ValueError, match="share must be"):
         networks.rewire(old, 2)
+
+
+# --- from the web -------------------------------------------------------------------------------------------------
+
+
+def published(folder: Path) -> dict[str, str]:
+    """Tiny files in the published formats; addresses of them."""
+    with zipfile.ZipFile(folder / "ReactomePathways.gmt.zip", "w") as archive:
+        archive.writestr("ReactomePathways.gmt", GMT)
+    links = (
+        "protein1 protein2 combined_score\n9606.A 9606.B 900\n9606.B 9606.A 900\n9606.A 9606.C 699\n9606.B 9606.X 999\n"
+    )
+    info = "#string_protein_id\tpreferred_name\tprotein_size\tannotation\n9606.A\tMYC\t1\ta\n9606.B\tNA\t1\tb\n9606.C\tTP53\t1\tc\n"
+    (folder / "9606.protein.links.v12.0.txt.gz").write_bytes(gzip.compress(links.encode()))
+    (folder / "9606.protein.info.v12.0.txt.gz").write_bytes(gzip.compress(info.encode()))
+    (folder / "ReactomePathwaysRelation.txt").write_text(HIERARCHY)
+    (folder / "CollecTRI.csv").write_text("source,target,weight,PMID\nMYC,TERT,1,1;2\nSPI1,MYC,-1,3\n")
+    return {path.name: path.as_uri() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, str]]:
+    """Addresses by network; files are copied instead of downloaded."""
+    import pooch
+
+    folder = tmp_path / "web"
+    folder.mkdir()
+
+    def copy(url: str, out: str, _: object) -> None:
+        Path(out).write_bytes(Path(url.removeprefix("file://")).read_bytes())
+
+    monkeypatch.setattr(pooch.core, "choose_downloader", lambda *_, **__: copy)
+    found = published(folder)
+    return {name: {file: found[file] for file in files} for name, files in _originals.ORIGINALS.items()}
+
+
+def test_originals_are_read(web: dict[str, dict[str, str]], tmp_path: Path) -> None:
+    get = lambda name, **more: networks.fetch_network(name, urls=web[name], cache_dir=tmp_path / "cache", **more)
+    sets = get("reactome")
+    assert sorted(set(sets["kind"])) == ["PG", "PP"] and ("Cycle", "Death") in set(
+        zip(sets["source"], sets["target"], strict=True)
+    )
+    assert get("string").to_numpy().tolist() == [["MYC", "NA", "GG", 0.9]]  # once; score, and both ends known
+    assert len(get("string", least_score=600)) == 2
+    assert get("collectri").to_numpy().tolist() == [["MYC", "TERT", "GG", 1.0], ["SPI1", "MYC", "GG", 1.0]]
+
+
+def test_originals_are_checked(web: dict[str, dict[str, str]], tmp_path: Path) -> None:
+    more = {"urls": web["collectri"], "cache_dir": tmp_path / "cache"}
+    known = networks.fetch_network("collectri", **more).attrs["sha256"]
+    assert networks.fetch_network("collectri", known, **more).attrs["sha256"] == known
+    (tmp_path / "web" / "CollecTRI.csv").write_text("source,target\nA,B\n")
+    (tmp_path / "cache" / "CollecTRI.csv").write_text("source,target\nA,B\n")
+    with pytest.raises(RuntimeError, match=r"could not get 'CollecTRI\.csv'"):
+        networks.fetch_network("collectri", known, **more)
+    with pytest.raises(ValueError, match=r"no network 'strin'.*string"):
+        networks.fetch_network("strin")
+    with pytest.raises(ValueError, match="no file 'x'"):
+        networks.fetch_network("string", {"x": "0" * 64})

@@ -5,7 +5,8 @@ A table has one row per edge: ``source``, ``target``, ``kind`` and ``weight``. T
 """
 
 from causcade.networks._match import Network, match_network
+from causcade.networks._originals import fetch_network
 from causcade.networks._rewire import rewire
 from causcade.networks._tables import KINDS, reactome, read_network
 
-__all__ = ["KINDS", "Network", "match_network", "reactome", "read_network", "rewire"]
+__all__ = ["KINDS", "Network", "fetch_network", "match_network", "reactome", "read_network", "rewire"]

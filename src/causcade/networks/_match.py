@@ -55,13 +55,13 @@ class Network:
         What may be wrong with the names.
     """
 
-    genes: NDArray[np.str_]
-    pathways: NDArray[np.str_]
+    genes: NDArray[Any]
+    pathways: NDArray[Any]
     edges: dict[str, Ints]
     weights: dict[str, NDArray[np.float64]]
     report: pd.DataFrame
     nodes: dict[str, int]
-    unmatched: NDArray[np.str_]
+    unmatched: NDArray[Any]
     notes: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
