@@ -82,7 +82,8 @@ def fetch_network(
         msg = f"{name} has no file {unknown[0]!r}; it has {', '.join(ORIGINALS[name])}."
         raise ValueError(msg)
     paths = {
-        file: _retrieve(url, file, (sha256 or {}).get(file), cache_dir, progress_bar=progress_bar) for file, url in files.items()
+        file: _retrieve(url, file, (sha256 or {}).get(file), cache_dir, progress_bar=progress_bar)
+        for file, url in files.items()
     }
     first, *others = paths.values()
     if name == "reactome":
@@ -97,9 +98,7 @@ def fetch_network(
     return table
 
 
-def _retrieve(
-    url: str, file: str, sha256: str | None, cache_dir: str | Path | None, *, progress_bar: bool
-) -> Path:
+def _retrieve(url: str, file: str, sha256: str | None, cache_dir: str | Path | None, *, progress_bar: bool) -> Path:
     import pooch
 
     folder = Path(cache_dir) if cache_dir is not None else Path(pooch.os_cache("causcade"))
