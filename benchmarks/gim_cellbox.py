@@ -20,7 +20,7 @@ from causcade.gimfit import Environments, GimConfig, fit
 
 Doses = dict[str, float]
 N_CELLS = 200
-N_FITS = 3
+STEPS = 1500  # of 87 proteins each takes a tenth of a second
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,7 @@ def predictions(screen: Screen, held: np.ndarray) -> dict[str, np.ndarray]:
     out |= _sums(screen, train, several[1])
     for name, function in {"ridge": "mean_shift_ridge", "MLP": "mean_shift_mlp"}.items():
         out[name] = getattr(effect_baselines, function)(cells, codes, features).mean_change(new)
-    for intervention in ("shift", "hard"):
-        out[f"GIM, {intervention}"] = _gim(cells, codes, features, new, intervention)
-    return out
+    return out | {"GIM, shift": _gim(cells, codes, features, new, "shift")}
 
 
 def _sums(screen: Screen, train: np.ndarray, asked: list[Doses]) -> dict[str, np.ndarray]:
@@ -101,7 +99,9 @@ def _sums(screen: Screen, train: np.ndarray, asked: list[Doses]) -> dict[str, np
 def _gim(cells: np.ndarray, codes: np.ndarray, features: np.ndarray, new: np.ndarray, intervention: str) -> np.ndarray:
     spread = cells[1:].std(0)
     rows = np.concatenate([np.zeros((1, features.shape[1])), features])
-    config = GimConfig.quick(intervention=intervention, standardise=False, n_fits=N_FITS, n_holdout=0)
+    config = GimConfig.quick(
+        intervention=intervention, standardise=False, steps=STEPS, n_holdout=0, variance_networks=0.1
+    )
     found = fit(Environments(cells / spread, codes, rows), config, rng=0, accelerator="cpu")
     return found.predict(new, N_CELLS, rng=1).mean(1) * spread
 
