@@ -112,8 +112,9 @@ def _grid(table: pd.DataFrame) -> list[str]:
             {"method": r.method, "F1": f"{r.f1:.2f}±{r.f1_se:.2f}", "SID": f"{r.sid:.0f}±{r.sid_se:.0f}", "SHD": f"{r.shd:.1f}",
              "AUPRC": f"{r.auprc:.2f}", "ECE": f"{r.ece:.3f}", "ECE, p > .05": f"{r.ece_adaptive:.2f}",
              "Brier skill": f"{r.brier_skill:.2f}", "acyclic": f"{r.acyclic:.2f}", "CPU s": f"{r.seconds:.2g}", "n": r.instances if r.instances == r.asked else f"{r.instances} of {r.asked}"}
-            for r in block.itertuples()
+            for r in block.itertuples() if r.instances
         ]  # fmt: skip
+        rows += [{"method": r.method, "n": f"0 of {r.asked}"} for r in block.itertuples() if not r.instances]
         if shifted and (domain == "grn" or standardise == "none"):
             for name, (sid, f1, ece) in avici_graphs.PAPER[domain, bool(acted)].items():
                 rows.append({"method": f"*paper: {name}*", "F1": f1, "SID": f"{sid:.0f}", "ECE": ece})
