@@ -12,6 +12,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score, average_precision_score
 
 from causcade import effect_baselines, metrics
@@ -101,16 +102,19 @@ def simulated(seed: int, epochs: int, *, programs: int = 6, perturbations: int =
     return Case(adata, held_out(adata, seed), network, epochs, {"graph": graph, "program": program})
 
 
-def _model(variant: str = "grace", *, corrupt: bool = False) -> Callable[[Case, int], tuple[dict, dict]]:
+def _model(
+    variant: str = "grace", *, corrupt: bool = False, trained: bool = True, **choices: str
+) -> Callable[[Case, int], tuple[dict, dict]]:
     def run(case: Case, seed: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         train = case.adata[case.train].copy()
-        network = case.network if variant != "cmvae" else None
+        network = None if "cmvae" in variant else case.network
         if corrupt and network is not None:
             network = rewire(network, 1.0, rng=seed)
         GraCEVAE.setup_anndata(train, "perturbation", CONTROL, values="log", targets={})
-        more = {} if case.truth is None else {"n_latent": len(case.truth["graph"])}
+        more = choices if case.truth is None else {"n_latent": len(case.truth["graph"]), **choices}
+        more |= {} if trained else {"learning_rate": 1e-12, "temperature": 20.0}
         model = GraCEVAE(train, network, variant, **more)
-        model.train(case.epochs, rng=seed, accelerator="cpu", progress_bar=False)
+        model.train(case.epochs if trained else 1, rng=seed, accelerator="cpu", progress_bar=False)
         asked = [p for some in case.tests.values() for p in some]
         made = {p: np.asarray(model.predict(p, N_CELLS, rng=seed).X, dtype=np.float64) for p in asked}
         return made, {} if case.truth is None else recovered(model, case.truth)
@@ -149,9 +153,19 @@ def _baseline(name: str) -> Callable[[Case, int], tuple[dict, dict]]:
         codes = np.array([0 if p == CONTROL else 1 + regimes.index(p) for p in labels])
         fit = getattr(effect_baselines, name)(np.asarray(case.adata.X[case.train]), codes, rows(regimes))
         asked = [p for some in case.tests.values() for p in some]
-        return dict(zip(asked, fit.predict(rows(asked)), strict=True)), {}
+        more = grouped(case) if name == "additive" and case.truth is not None else {}
+        return dict(zip(asked, fit.predict(rows(asked)), strict=True)), more
 
     return run
+
+
+def grouped(case: Case) -> dict[str, float]:
+    """Score what a clustering of mean changes by their direction says of the programs."""
+    control, program = case.cells(CONTROL, train=True), case.truth["program"]
+    change = [(case.cells(f"X{k}", train=True).mean(0) - control.mean(0)) / control.std(0) for k in range(len(program))]
+    cosine = np.corrcoef(np.stack(change)) if len(change) else np.eye(0)
+    tree = AgglomerativeClustering(len(case.truth["graph"]), metric="precomputed", linkage="average")
+    return {"program ARI": adjusted_rand_score(program, tree.fit_predict(1 - np.abs(cosine)))}
 
 
 METHODS: dict[str, Callable[[Case, int], tuple[dict, dict]]] = {
@@ -162,9 +176,13 @@ METHODS: dict[str, Callable[[Case, int], tuple[dict, dict]]] = {
     "control": _baseline("observational"),
     "GraCE": _model(),
     "GraCE, corrupted graph": _model(corrupt=True),
+    "GraCE, random start": _model(start="random"),
+    "GraCE, start alone": _model(trained=False),
     "CMVAE": _model("cmvae"),
     "multi-hot": _model("multihot"),
     "VGAE": _model("vgae"),
+    "GraCE, as published": _model("reference"),
+    "CMVAE, as published": _model("reference-cmvae"),
 }
 
 

@@ -139,6 +139,22 @@ def test_reference_has_three_numbers_and_pathways_are_only_noise() -> None:
     assert torch.equal(net(other)[:, 3], net(x)[:, 3])
 
 
+@pytest.mark.parametrize("edges", [GRAPH.edges, {k: GRAPH.edges[k] for k in ("GG", "PP")}, {"PG": GRAPH.edges["PG"]}])
+@pytest.mark.parametrize(("form", "n_layers"), [("reference", 1), ("reference", 3), ("typed", 1), ("typed", 2)])
+def test_genes_and_pathways_apart_give_the_same(form: str, n_layers: int, edges: dict[str, np.ndarray]) -> None:
+    torch.manual_seed(0)
+    graph = GeneGraph(N_GENES, N_PATHWAYS, edges, None if "GG" not in edges else GRAPH.weights)
+    net = MessagePassing(graph, form=form, n_layers=n_layers, width=3).double()
+    x = torch.randn(BATCH, N_GENES, dtype=torch.float64)
+    for noise in (None, torch.randn(N_PATHWAYS)):
+        found = []
+        for by_blocks in (True, False):
+            net._by_blocks = by_blocks
+            y = net(x, noise)
+            found.append([y, *torch.autograd.grad((y**2).sum(), list(net.parameters()), materialize_grads=True)])
+        assert all(torch.allclose(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_typed_pathways_pass_on_what_their_genes_do() -> None:
     torch.manual_seed(1)
     net = MessagePassing(GRAPH, form="typed", n_layers=2, width=8)

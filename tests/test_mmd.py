@@ -60,3 +60,4 @@ def test_width_is_the_mean_distance_of_two_cells() -> None:
 def test_gradient_is_right() -> None:
     x, y = torch.tensor(cells(4, d=3)).requires_grad_(True), torch.tensor(cells(5, 1, 1, d=3))
     assert torch.autograd.gradcheck(lambda x: mmd2(x, y, 5.0, 4), x)
+    assert torch.autograd.gradcheck(lambda y: mmd2(x.detach(), y, 5.0, 4), y.requires_grad_(True))

@@ -43,7 +43,10 @@ def test_number_of_parameters_is_that_of_the_paper() -> None:
     assert n(GraceVAE(GraceConfig.variant("reference-cmvae"), 5000, 105)) == 1_364_029
     # the paper counts three more: a second layer that its code makes and does not use
     assert n(GraceVAE(GraceConfig.variant("reference"), 5000, 105, graph=graph)) == 1_364_032
-    assert n(GraceVAE(GraceConfig.variant("multihot"), 5000, 105, graph=graph)) == 1_364_029 + 128 * 2082
+    assert (
+        n(GraceVAE(GraceConfig.variant("multihot", intervention="lookup"), 5000, 105, graph=graph))
+        == 1_364_029 + 128 * 2082
+    )
 
 
 def test_programs_solve_the_latent_model() -> None:
@@ -75,7 +78,7 @@ def test_encoder_and_decoder_are_their_formulas() -> None:
 
 
 def test_combinations_add_the_shifts_of_their_parts() -> None:
-    net = make()
+    net = make(intervention="lookup")
     first = net.interventions.first
     one_hot = torch.eye(C, dtype=torch.float64)
     logits = F.leaky_relu(one_hot @ first.weight.T + first.bias, 0.2) @ net.interventions.second.weight.T
@@ -87,6 +90,38 @@ def test_combinations_add_the_shifts_of_their_parts() -> None:
     assert float(net.assignment(torch.arange(C), 20.0)[0].detach().max(1).values.min()) > float(
         program.detach().max(1).values.min()
     )
+
+
+def test_table_holds_the_assignments_themselves() -> None:
+    net = make()
+    program, strength = net.assignment(torch.tensor([2, 0]), 3.0)
+    assert torch.allclose(program, (3 * net.interventions.logits[[2, 0]]).softmax(-1))
+    assert torch.equal(strength, net.interventions.strength[[2, 0]])
+    net.interventions.start_at(torch.tensor([1, 3, 3, 0]), torch.tensor([1.0, -2.0, 0.5, 4.0]).double(), share=0.7)
+    program, strength = net.assignment(torch.arange(C), 1.0)
+    want = torch.full((C, C), 0.1, dtype=torch.float64)
+    want[torch.arange(C), [1, 3, 3, 0]] = 0.7
+    assert torch.allclose(program, want) and strength.tolist() == [1.0, -2.0, 0.5, 4.0]
+
+
+@pytest.mark.parametrize("n_latent", [4, 9])  # the hidden layer is 6 wide
+def test_start_moves_cells_by_the_changes_given(n_latent: int) -> None:
+    torch.manual_seed(0)
+    net = GraceVAE(GraceConfig(hidden=6, n_latent=n_latent, output="linear"), D, C).double()
+    control, direct = 5 + torch.rand(D).double(), torch.randn(3, D).double()
+    direct = torch.cat([direct, torch.zeros(n_latent - 3, D).double()])  # of rank 3: no more than the layer can hold
+    graph = torch.zeros(n_latent, n_latent).double()
+    graph[0, 1] = 0.5
+    net.outer.weight.data.zero_()
+    net.inner.weight.data.zero_()
+    shifts = -1.5 * torch.eye(n_latent).double()[:C]
+    net.start_at(control, direct, graph, shifts)
+    u = torch.zeros(3, n_latent).double()
+    u[1, 0], u[2, [0, 2]] = -1.4, 0.2  # as far as the perturbations reach
+    want = control + torch.stack([torch.zeros(D), -1.4 * (direct[0] + 0.5 * direct[1]),
+                                  0.2 * (direct[0] + 0.5 * direct[1] + direct[2])])  # fmt: skip
+    assert torch.allclose(net.decode(net.propagate(u)), want)
+    assert not net.outer.weight.isnan().any() and net.variance.bias.detach().unique().tolist() == [-2.0]
 
 
 def test_terms_are_the_losses_of_the_paper() -> None:
@@ -102,7 +137,7 @@ def test_terms_are_the_losses_of_the_paper() -> None:
     assert torch.allclose(terms.kl, kl)
     assert torch.allclose(terms.sparsity, net.graph.triu(1).abs().sum())
     now = net.config.schedule(99)
-    want = 8 * terms.mmd + terms.mse + 0.02 * terms.kl + 1e-4 * terms.sparsity
+    want = 8 * terms.mmd + terms.mse + 0.002 * terms.kl + 1e-4 * terms.sparsity
     assert torch.allclose(terms.objective(net.config, now), want)
 
 
@@ -194,6 +229,9 @@ def test_schedule_is_that_of_the_code() -> None:
     assert np.allclose(kl, np.r_[np.zeros(10), np.linspace(0, config.kl, 90)])
     assert np.allclose(temperature, np.r_[np.ones(5), np.linspace(1, 4, 95)])
     assert GraceConfig(epochs=1).schedule(0).mmd == 8
+    rate = np.array([config.rate(e, 90) for e in range(90)])
+    assert np.allclose(rate[:70], 1e-3) and rate[-1] == pytest.approx(1e-3 / 50) and (np.diff(rate[69:]) < 0).all()
+    assert GraceConfig.variant("reference").rate(99, 100) == 1e-3
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ from tqdm.auto import tqdm
 from causcade._checks import at_least, generator
 from causcade._device import pick_device
 from causcade.gracefit._cells import PairedCells, Step, hold_out, steps
+from causcade.gracefit._start import start_of
+from causcade.nn._gracevae_interventions import TableInterventions
 from causcade.nn.gracevae import GraceConfig, GraceVAE
 from causcade.nn.message_passing import GeneGraph
 from causcade.nn.mmd import mean_distance_width, mmd2
@@ -100,7 +102,8 @@ class GraceTrainer:
         self.noise = torch.Generator(self.device).manual_seed(seed)
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=config.learning_rate, fused=True)
         self._divide()
-        self.epoch, self.stopped = 0, ""
+        self._begin()
+        self.epoch, self.end, self.stopped = 0, config.epochs, ""
         self.best, self.best_epoch = math.inf, 0
         self.kept: dict[str, Tensor] | None = None
         self.history: dict[str, list[float]] = {}
@@ -126,8 +129,40 @@ class GraceTrainer:
             cells = np.flatnonzero(held_codes == regime)[:_MOST]
             self.validation.append(Step(regime, cells, self.random.choice(apart, len(cells))))
 
+    @torch.no_grad()
+    def _begin(self) -> None:
+        if self.config.start == "random":
+            return
+        start = start_of(self.data, self.codes, self.net.n_latent, dag=self.config.dag)
+        to = lambda values: torch.from_numpy(values).to(self.net.outer.weight)
+        self.net.start_at(to(start.control), to(start.direct), to(start.graph), to(start.shifts))
+        if isinstance(self.net.interventions, TableInterventions):
+            program = torch.from_numpy(start.program).to(self.device)
+            self.net.interventions.start_at(program, to(start.strength))
+
     def _parts(self, regime: int) -> Tensor:
         return torch.tensor(self.data.parts[regime], device=self.device)
+
+    def steps(self) -> Iterator[Step]:
+        """Batches of an epoch."""
+        return steps(self.codes, self.regimes, self.config.batch_size, self.partner, self.random)
+
+    def step(self, cells: Step) -> Tensor:
+        """Learn from a batch; ``mmd``, ``mse``, ``kl``, ``sparsity`` and what is minimised."""
+        now = self.config.schedule(self.epoch)
+        terms = self.net.terms(
+            self.data.rows(cells.control, self.device),
+            self.data.rows(cells.perturbed, self.device),
+            self._parts(cells.regime),
+            now.temperature,
+            rng=self.noise,
+            embedding=self.data.further(cells.control, self.device),
+        )
+        loss = terms.objective(self.config, now)
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        return torch.stack([terms.mmd, terms.mse, terms.kl, terms.sparsity, loss]).detach()
 
     def train_epoch(self) -> None:
         """One pass over the cells, and a look at those held out.
@@ -137,23 +172,12 @@ class GraceTrainer:
         RuntimeError
             If the objective is no longer finite.
         """
-        now = self.config.schedule(self.epoch)
         self.net.train()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.rate(self.epoch, self.end)
         sums, n = torch.zeros(5, device=self.device), 0
-        for step in steps(self.codes, self.regimes, self.config.batch_size, self.partner, self.random):
-            terms = self.net.terms(
-                self.data.rows(step.control, self.device),
-                self.data.rows(step.perturbed, self.device),
-                self._parts(step.regime),
-                now.temperature,
-                rng=self.noise,
-                embedding=self.data.further(step.control, self.device),
-            )
-            loss = terms.objective(self.config, now)
-            self.optimiser.zero_grad()
-            loss.backward()
-            self.optimiser.step()
-            sums += torch.stack([terms.mmd, terms.mse, terms.kl, terms.sparsity, loss]).detach()
+        for step in self.steps():
+            sums += self.step(step)
             n += 1
         means = (sums / n).tolist()
         if not all(map(math.isfinite, means)):
@@ -161,8 +185,8 @@ class GraceTrainer:
             raise RuntimeError(msg)
         self._log(dict(zip(("mmd", "mse", "kl", "sparsity", "loss"), means, strict=True)))
         self.epoch += 1
-        if self.epoch >= self.config.epochs and not self.stopped:
-            self.stopped = "epochs"
+        if self.epoch >= self.end and not self.stopped:
+            self.stopped = "epochs" if self.end == self.config.epochs else "converged"
 
     def _log(self, row: dict[str, float]) -> None:
         mmd, mse = self.validate()
@@ -172,11 +196,11 @@ class GraceTrainer:
             self.history.setdefault(name, []).append(value)
         if self.epoch < self.config.full and self.config.epochs > 1:
             return  # the MMD does not count in full yet
-        if self.config.keep == "last" or math.isnan(loss) or loss < self.best:
+        if math.isnan(loss) or loss < self.best:
             self.best, self.best_epoch = loss, self.epoch
             self.kept = copy.deepcopy(self.net.state_dict()) if self.config.keep == "best" else None
         elif self.config.patience is not None and self.epoch - self.best_epoch >= self.config.patience:
-            self.stopped = "converged"
+            self.end = min(self.end, self.epoch + 1 + self.config.tail)
 
     @torch.no_grad()
     def validate(self) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -10,7 +11,8 @@ __all__ = ["VARIANTS", "GraceConfig", "Schedule"]
 Encoder = Literal["graph", "multihot", "plain"]
 Form = Literal["reference", "typed"]
 LayerName = Literal["sage", "gcn", "gat"]
-Intervention = Literal["lookup", "trivalue", "subgraph", "dropedge"]
+Start = Literal["data", "random"]
+Intervention = Literal["table", "lookup", "trivalue", "subgraph", "dropedge"]
 Output = Literal["leaky", "linear"]
 Pairing = Literal["fresh", "fixed"]
 Keep = Literal["best", "last"]
@@ -46,9 +48,14 @@ class GraceConfig:
         Weight of the mean squared difference between decoder rows of genes that share an edge. The published code uses
         1e-4 for VGAE and for intervention encoders with a graph.
     intervention
-        How a perturbation finds its program: ``"lookup"``: a network on its one-hot code; ``"trivalue"``: graph layers in
+        How a perturbation finds its program: ``"table"``: free numbers; ``"lookup"``: a network on its one-hot code, as
+        published; ``"trivalue"``: graph layers in
         which its target is marked; ``"subgraph"``: the same on the target's neighbours; ``"dropedge"``: learned values of
         nodes, edges of the target removed.
+    start
+        Where a fit begins. ``"data"``: generated cells at the mean of control cells, and with ``"table"`` perturbations that
+        change the same genes in the same program (one each, where there are as many), those that change most genes
+        first in the latent order. ``"random"``: as published.
     output
         What is applied to the decoder's output: ``"leaky"`` ReLU as published, or nothing.
     mmd, kl, sparsity
@@ -61,14 +68,19 @@ class GraceConfig:
         5,000 genes.
     epochs, batch_size, learning_rate
         Adam; a batch holds cells of a single perturbation and as many controls.
+    decay
+        Share of the epochs, the last ones, in which the learning rate falls to a fiftieth: else the noise of batches stays
+        in the weights. 0: it stays the same, as published.
     pairing
         ``"fresh"``: controls are drawn anew in every step; ``"fixed"``: once per perturbed cell, as published.
     validation
         Share of the cells of every perturbation, and of control, that is held out.
     patience
-        Stop after so many epochs without a better validation loss, once the MMD has its full weight; None: never.
+        After so many epochs without a better validation loss, once the MMD has its full weight, the last epochs begin, or
+        the fit stops where there is no ``decay``; None: never.
     keep
-        ``"best"``: weights of the epoch with the least validation loss among those; ``"last"``, as published.
+        ``"last"``: weights of the last epoch; ``"best"``: of the epoch with the least validation loss once the MMD has its
+        full weight, which is noisy where few cells are held out.
     evaluation_temperature
         Sharpness for predictions; None: that of the kept epoch. The published code goes back to 1.
     evaluation_noise
@@ -85,28 +97,30 @@ class GraceConfig:
     heads: int = 1
     dag: bool = True
     laplacian: float = 0.0
-    intervention: Intervention = "lookup"
+    intervention: Intervention = "table"
+    start: Start = "data"
     output: Output = "leaky"
     mmd: float = 8.0
-    kl: float = 0.02
+    kl: float = 0.002
     sparsity: float = 1e-4
     temperature: float = 4.0
     kernel_width: float | None = None
     n_kernels: int = 10
     epochs: int = 100
     batch_size: int = 32
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
+    decay: float = 0.2
     pairing: Pairing = "fresh"
     validation: float = 0.1
     patience: int | None = 20
-    keep: Keep = "best"
+    keep: Keep = "last"
     evaluation_temperature: float | None = None
     evaluation_noise: bool = False
 
     def __post_init__(self) -> None:
         """Check every choice."""
         choices: dict[str, Any] = {
-            "encoder": Encoder, "form": Form, "layer": LayerName, "intervention": Intervention, "output": Output,
+            "encoder": Encoder, "form": Form, "layer": LayerName, "intervention": Intervention, "start": Start, "output": Output,
             "pairing": Pairing, "keep": Keep,
         }  # fmt: skip
         for name, kind in choices.items():
@@ -140,9 +154,10 @@ class GraceConfig:
             if value is not None and not 0 < value < float("inf"):
                 msg = f"{name} must be a number above 0, not {value!r}."
                 raise ValueError(msg)
-        if not 0 <= self.validation < 1:
-            msg = f"validation must be a share of the cells, from 0 to below 1, not {self.validation!r}."
-            raise ValueError(msg)
+        for name, of in {"validation": "cells", "decay": "epochs"}.items():
+            if not 0 <= getattr(self, name) < 1:
+                msg = f"{name} must be a share of the {of}, from 0 to below 1, not {getattr(self, name)!r}."
+                raise ValueError(msg)
         if self.n_layers > 3:
             msg = f"n_layers must be from 1 to 3, not {self.n_layers}."
             raise ValueError(msg)
@@ -151,6 +166,15 @@ class GraceConfig:
     def full(self) -> int:
         """First epoch in which the MMD has its full weight: half way."""
         return self.epochs // 2
+
+    @property
+    def tail(self) -> int:
+        """Number of epochs in which the learning rate falls."""
+        return math.ceil(self.decay * self.epochs)
+
+    def rate(self, epoch: int, end: int) -> float:
+        """Learning rate in an epoch, counted from 0, if `end` is the number of epochs in all."""
+        return self.learning_rate * (1 - 0.98 * _ramp(epoch, end - 1 - self.tail, end - 1) * (self.tail > 0))
 
     def schedule(self, epoch: int) -> Schedule:
         """Weights in an epoch, counted from 0.
@@ -212,7 +236,7 @@ def _ramp(epoch: int, start: int, end: int) -> float:
 
 
 _PUBLISHED: dict[str, Any] = {
-    "form": "reference", "n_layers": 1, "kl": 2.0, "kernel_width": 1000.0, "learning_rate": 1e-3, "pairing": "fixed",
+    "form": "reference", "n_layers": 1, "intervention": "lookup", "start": "random", "kl": 2.0, "kernel_width": 1000.0, "learning_rate": 1e-3, "decay": 0.0, "pairing": "fixed",
     "keep": "last", "patience": None, "validation": 0.0, "evaluation_temperature": 1.0, "evaluation_noise": True,
 }  # fmt: skip
 

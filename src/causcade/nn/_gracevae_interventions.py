@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from causcade.nn._gracevae_config import Intervention
 from causcade.nn.message_passing import GeneGraph, Layer, Relation, relations
 
-__all__ = ["GraphInterventions", "LookupInterventions"]
+__all__ = ["GraphInterventions", "LookupInterventions", "TableInterventions"]
 
 _WIDTH = 64
 _LEARNED = 32
@@ -37,6 +38,41 @@ class LookupInterventions(nn.Module):
         """Logits ``(k, n_latent)`` and strengths ``(k,)`` of the perturbations with these numbers."""
         hidden = F.leaky_relu(self.first.weight.T[parts] + self.first.bias, _SLOPE)
         return self.second(hidden), self.strength[parts]
+
+
+class TableInterventions(nn.Module):
+    """Free logits of every perturbation and program, and a free signed strength.
+
+    Parameters
+    ----------
+    n_perturbations, n_latent
+        Sizes.
+    """
+
+    def __init__(self, n_perturbations: int, n_latent: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(0.1 * torch.randn(n_perturbations, n_latent))
+        self.strength = nn.Parameter(torch.ones(n_perturbations))
+
+    def forward(self, parts: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``(k, n_latent)`` and strengths ``(k,)`` of the perturbations with these numbers."""
+        return self.logits[parts], self.strength[parts]
+
+    @torch.no_grad()
+    def start_at(self, program: Tensor, strength: Tensor, share: float = 0.8) -> None:
+        """Give most of each shift to one program; the rest is spread over the others, which can take over.
+
+        Parameters
+        ----------
+        program, strength
+            ``(n_perturbations,)``.
+        share
+            What the program gets.
+        """
+        self.logits.zero_()
+        ahead = math.log(share / (1 - share) * max(1, self.logits.shape[1] - 1))
+        self.logits[torch.arange(len(program)), program] = ahead
+        self.strength.copy_(strength)
 
 
 class GraphInterventions(nn.Module):

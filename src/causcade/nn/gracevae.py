@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from causcade.nn._gracevae_config import VARIANTS, GraceConfig, Schedule
-from causcade.nn._gracevae_interventions import GraphInterventions, LookupInterventions
+from causcade.nn._gracevae_interventions import GraphInterventions, LookupInterventions, TableInterventions
 from causcade.nn.message_passing import GeneGraph, MessagePassing, relations
 from causcade.nn.mmd import mean_distance_width, mmd2
 
 __all__ = ["VARIANTS", "GraceConfig", "GraceVAE", "Schedule", "Terms"]
 
 _SLOPE = 0.2
+_QUIET = -2.0  # before the softplus: a variance of 0.13
 
 
 @dataclass
@@ -109,6 +110,8 @@ class GraceVAE(nn.Module):
 
     def _interventions(self, graph: GeneGraph | None, targets: Sequence[int] | None, p: int) -> nn.Module:
         c = self.config
+        if c.intervention == "table":
+            return TableInterventions(self.n_perturbations, p)
         if c.intervention == "lookup":
             return LookupInterventions(self.n_perturbations, p, c.hidden)
         if graph is None or targets is None or len(targets) != self.n_perturbations:
@@ -157,6 +160,35 @@ class GraceVAE(nn.Module):
         n: int = members.n_nodes  # type: ignore[union-attr,assignment]
         values = F.pad((x > 0).to(x.dtype).T, (0, 0, 0, n - self.n_genes))[None]
         return (members.product(values, "mean")[0, self.n_genes :].T > 0).to(x.dtype)  # type: ignore[union-attr,operator]
+
+    @torch.no_grad()
+    def start_at(self, control: Tensor, direct: Tensor, graph: Tensor, shifts: Tensor) -> None:
+        """Begin with a decoder that is straight as far as perturbations move programs, and near 0 in control cells.
+
+        Parameters
+        ----------
+        control
+            ``(D,)`` mean of control cells.
+        direct
+            ``(p, D)`` change of genes by each program itself.
+        graph
+            ``(p, p)``, [cause, effect]; not used without a latent graph.
+        shifts
+            ``(n_perturbations, p)`` of the exogenous parts of programs.
+        """
+        if self.graph is not None:
+            self.graph.copy_(graph)
+        n = min(self.n_latent, self.config.hidden)
+        first, second = torch.eye(n).to(direct), direct
+        if n < self.n_latent:  # as near as a narrow layer can come
+            u, s, v = torch.linalg.svd(direct, full_matrices=False)
+            first, second = u[:, :n], s[:n, None] * v[:n]
+        self.inner.weight[: first.shape[1]] = first.T
+        bias = 1 + 1.5 * (-(self.propagate(shifts) @ first)).amax(0).clamp(min=0)  # combinations go further
+        self.inner.bias[: first.shape[1]] = bias
+        self.outer.weight[:, : first.shape[1]] = second.T
+        self.outer.bias.copy_(control - bias @ second)
+        self.variance.bias.fill_(_QUIET)
 
     def noise(self, rng: torch.Generator) -> Tensor | None:
         """Draw what pathways hold in the reference form: the same for all cells."""

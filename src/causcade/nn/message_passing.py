@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from causcade.nn._sage_blocks import Side, sage
+from causcade.nn._sparse import Block, both_ways
 
 __all__ = ["GeneGraph", "Layer", "MessagePassing", "Relation", "relations"]
 
@@ -62,37 +65,6 @@ class GeneGraph:
         return torch.as_tensor(np.asarray(self.weights[kind]), dtype=torch.float32)
 
 
-class _Rows(NamedTuple):
-    """A sparse matrix by rows: bags of columns with their values."""
-
-    columns: Tensor
-    start: Tensor
-    value: Tensor
-
-    def times(self, dense: Tensor) -> Tensor:
-        """Product with a dense matrix; far faster than torch's sparse formats on the CPU, and the same every time."""
-        return F.embedding_bag(self.columns, dense, self.start, mode="sum", per_sample_weights=self.value)
-
-
-def _rows(row: Tensor, column: Tensor, value: Tensor, n: int) -> _Rows:
-    order = torch.argsort(row * n + column)
-    count = torch.bincount(row, minlength=n)
-    return _Rows(column[order], count.cumsum(0) - count, value[order])
-
-
-class _Product(torch.autograd.Function):
-    """Sparse matrix times dense; the gradient needs the transpose, which is kept ready."""
-
-    @staticmethod
-    def forward(ctx: Any, dense: Tensor, matrix: _Rows, transposed: _Rows) -> Tensor:
-        ctx.transposed = transposed
-        return matrix.times(dense)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.transposed.times(gradients[0].contiguous()), None, None
-
-
 class Relation(nn.Module):
     """Messages of one kind: who sends to whom.
 
@@ -104,15 +76,10 @@ class Relation(nn.Module):
         ``(n_edges,)``.
     n_nodes
         Nodes of the graph.
-    from_genes
-        Whether genes are among the senders.
     """
 
-    def __init__(
-        self, sender: Tensor, receiver: Tensor, weight: Tensor, n_nodes: int, *, from_genes: bool = True
-    ) -> None:
+    def __init__(self, sender: Tensor, receiver: Tensor, weight: Tensor, n_nodes: int) -> None:
         super().__init__()
-        self.from_genes = from_genes
         self.n_nodes = n_nodes
         self.sender: Tensor
         self.receiver: Tensor
@@ -120,7 +87,7 @@ class Relation(nn.Module):
         # they belong to the graph, not to the weights of the network
         for name, value in {"sender": sender, "receiver": receiver, "weight": weight}.items():
             self.register_buffer(name, value, persistent=False)
-        self._ready: dict[tuple[str, torch.device, torch.dtype], tuple[_Rows, _Rows]] = {}
+        self._ready: dict[tuple[str, torch.device, torch.dtype], Block | None] = {}
 
     def product(self, values: Tensor, norm: Literal["mean", "symmetric"]) -> Tensor:
         """Sum over senders of their values, weighted to a mean, or as a GCN does with a loop at each node.
@@ -135,12 +102,46 @@ class Relation(nn.Module):
         """
         key = (norm, values.device, values.dtype)
         if key not in self._ready:
-            self._ready[key] = self._matrices(norm, values)
-        some = [_Product.apply(part.contiguous(), *self._ready[key]) for part in values]  # type: ignore[no-untyped-call]
-        return some[0][None] if len(some) == 1 else torch.stack(some)
+            self._ready[key] = self._matrix(norm, values)
+        return cast("Block", self._ready[key]).times(values)
+
+    def block(self, ends: str, n_genes: int, like: Tensor) -> Block | None:
+        """Means over senders of one sort for receivers of one sort.
+
+        Parameters
+        ----------
+        ends
+            Receivers and senders, ``"G"`` genes or ``"P"`` pathways: ``"GP"`` is what pathways send to genes.
+        n_genes
+            Genes come first among the nodes.
+        like
+            Device and type.
+
+        Returns
+        -------
+        None where there is no such edge.
+        """
+        key = (ends, like.device, like.dtype)
+        if key not in self._ready:
+            self._ready[key] = self._part(ends, n_genes, like)
+        return self._ready[key]
 
     @torch.no_grad()
-    def _matrices(self, norm: str, like: Tensor) -> tuple[_Rows, _Rows]:
+    def _part(self, ends: str, n_genes: int, like: Tensor) -> Block | None:
+        degree = self.weight.new_zeros(self.n_nodes).to(like).index_add_(0, self.receiver, self.weight.to(like))
+        size = {"G": n_genes, "P": self.n_nodes - n_genes}
+        keep = ((self.receiver < n_genes) == (ends[0] == "G")) & ((self.sender < n_genes) == (ends[1] == "G"))
+        if not bool(keep.any()):
+            return None
+        to, of = (
+            nodes[keep] - (0 if end == "G" else n_genes)
+            for nodes, end in zip((self.receiver, self.sender), ends, strict=True)
+        )
+        value = self.weight.to(like)[keep] / degree[self.receiver[keep]]
+        return both_ways(to, of, value, size[ends[0]], size[ends[1]])
+
+    @torch.no_grad()
+    def _matrix(self, norm: str, like: Tensor) -> Block:
         sender, receiver, weight = self.sender, self.receiver, self.weight.to(like)
         if norm == "symmetric":
             loop = torch.arange(self.n_nodes, device=sender.device)
@@ -152,8 +153,7 @@ class Relation(nn.Module):
             if norm == "mean"
             else weight * (degree[receiver] * degree[sender]).clamp(min=1e-12).rsqrt()
         )
-        n = self.n_nodes
-        return _rows(receiver, sender, value, n), _rows(sender, receiver, value, n)
+        return both_ways(receiver, sender, value, self.n_nodes, self.n_nodes)
 
     def attend(self, values: Tensor, to: Tensor, of: Tensor) -> Tensor:
         """Sum over senders, and the node itself, with weights that are a softmax over what is sent to a node.
@@ -200,7 +200,7 @@ def relations(graph: GeneGraph, form: Form = "reference") -> dict[str, Relation]
     out = {}
     for name, some in found.items():
         sender, receiver, weight = (torch.cat(parts) for parts in zip(*some, strict=True))
-        out[name] = Relation(sender, receiver, weight, graph.n_nodes, from_genes=name in ("all", "GG", "GP"))
+        out[name] = Relation(sender, receiver, weight, graph.n_nodes)
     return out
 
 
@@ -243,9 +243,7 @@ class Layer(nn.Module):
         """Width of the output."""
         return len(self.bias)
 
-    def forward(
-        self, values: Tensor, some: list[Relation], shared: Tensor | None = None, *, genes_only: bool = False
-    ) -> Tensor:
+    def forward(self, values: Tensor, some: list[Relation], shared: Tensor | None = None) -> Tensor:
         """Pass messages.
 
         Parameters
@@ -256,8 +254,6 @@ class Layer(nn.Module):
             The relations.
         shared
             ``(n_in - n, n_nodes, 1)`` further values that are the same for all cells; what is linear is done once.
-        genes_only
-            Pathways are 0 in ``values``, so what they send need not be summed.
 
         Returns
         -------
@@ -269,18 +265,16 @@ class Layer(nn.Module):
                 values = torch.cat([values, shared.expand(-1, -1, values.shape[2])])
             return sum((self._attend(values, relation, r) for r, relation in enumerate(some)), bias)
         n = len(values)
-        active = [
-            r for r, relation in enumerate(some) if relation.from_genes or not (genes_only and self.name == "sage")
-        ]
         if shared is not None:
-            bias = bias + self._send(shared, some, slice(n, None), list(range(len(some))))
-        return self._send(values, some, slice(n), active) + bias
+            bias = bias + self._send(shared, some, slice(n, None))
+        return self._send(values, some, slice(n)) + bias
 
-    def _send(self, values: Tensor, some: list[Relation], columns: slice, active: list[int]) -> Tensor:
+    def _send(self, values: Tensor, some: list[Relation], columns: slice) -> Tensor:
         """What is linear: one dense product for all relations, sparse ones on its narrow side."""
         norm: Literal["mean", "symmetric"] = "mean" if self.name == "sage" else "symmetric"
-        some = [some[r] for r in active]
-        weights = [self.weight[r, :, columns] for r in active] + ([] if self.root is None else [self.root[:, columns]])
+        weights = [self.weight[r, :, columns] for r in range(len(some))] + (
+            [] if self.root is None else [self.root[:, columns]]
+        )
         n_out, n_in = weights[0].shape
         if n_in <= n_out:
             parts = [relation.product(values, norm) for relation in some]
@@ -344,6 +338,7 @@ class MessagePassing(nn.Module):
         self.n_genes, self.n_pathways, self.form = graph.n_genes, graph.n_pathways, form
         self.relations = nn.ModuleDict(dict(relations(graph, form)))
         self._kinds = [k for k in self.relations if k in ("all", "GG", "PG")]  # what reaches genes
+        self._by_blocks = layer == "sage"
         self.layers = nn.ModuleList()
         n_in = 1
         if form == "typed":  # beside the expression of a gene: the embedding of a pathway
@@ -371,17 +366,28 @@ class MessagePassing(nn.Module):
         -------
         ``(batch, n_genes)``.
         """
+        if self._by_blocks:
+            return self._blocks(x, noise)
         values, shared = self._start(x, noise)
-        some = cast("dict[str, Relation]", dict(self.relations.items()))
         for i, layer in enumerate(self.layers):
-            kinds = self._kinds if i == len(self.layers) - 1 else list(some)
-            values = layer(
-                F.relu(values) if i else values,
-                [some[k] for k in kinds],
-                None if i else shared,
-                genes_only=not i and self.form == "typed",
-            )
+            values = layer(F.relu(values) if i else values, self._some(i), None if i else shared)
         return values[0, : self.n_genes].T
+
+    def _some(self, i: int) -> list[Relation]:
+        """Relations of a layer; the last has those alone that reach genes."""
+        some = cast("dict[str, Relation]", dict(self.relations.items()))
+        return [some[k] for k in (self._kinds if i == len(self.layers) - 1 else some)]
+
+    def _blocks(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        """The same with genes and pathways apart."""
+        sides = {"G": Side(x.T.contiguous()[None], slice(0, 1))}
+        if self.n_pathways and self.form == "typed":
+            sides["P"] = Side(self.embedding[:, :, None], slice(1, None))
+        elif self.n_pathways and noise is not None:
+            sides["P"] = Side(noise.to(x)[None, :, None], slice(0, 1))
+        layers = [cast("Layer", layer) for layer in self.layers]
+        got = sage(layers, [self._some(i) for i in range(len(layers))], sides, self.n_genes)
+        return got[0].T.expand(len(x), -1)
 
     def _start(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if self.form == "typed":

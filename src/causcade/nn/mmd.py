@@ -32,11 +32,12 @@ def mmd2(
     A scalar.
     """
     n, m = len(x), len(y)
-    both = torch.cat([x, y])
-    both = both - both.detach().mean(0)  # the expanded square below cancels less near the origin
-    square = (both**2).sum(1)
-    distance = (square[:, None] + square[None] - 2 * both @ both.T).clamp(min=0)
-    distance = distance * (1 - torch.eye(n + m, dtype=distance.dtype, device=distance.device))
+    centre = (x.detach().sum(0) + y.detach().sum(0)) / (n + m)
+    x, y = x - centre, y - centre  # the expanded square below cancels less near the origin
+    inner, cross, outer = x @ x.T, x @ y.T, y @ y.T  # apart: often only one side learns
+    gram = torch.cat([torch.cat([inner, cross], 1), torch.cat([cross.T, outer], 1)])
+    square = gram.diagonal()
+    distance = (square[:, None] + square[None] - 2 * gram).clamp(min=0)
     # each kernel is the square of the next wider one
     kernel = (-distance / (width * 2.0 ** (n_kernels - 1 - n_kernels // 2))).exp()
     total = kernel
