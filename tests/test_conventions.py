@@ -22,7 +22,9 @@ LEVELS = {
     0: set(
         "_checks _device _keys citests contrasts edge_inputs fusion metrics nn pairs set_inputs simulate splits stats unmixing".split()
     ),
-    1: set("baselines comparisons ensemble expression networks nulls reference regimes reversal scoring screendata suggest".split())
+    1: set(
+        "baselines comparisons ensemble expression networks nulls reference regimes reversal scoring screendata suggest".split()
+    )
     | {"effect_baselines", "gimfit", "gracefit", "graph_baselines", "target_baselines"},
     2: set(
         "causes datasets evaluation graphs heldout heldout_graphs heldout_targets models pretrain pretrained realscreens targets".split()

@@ -164,7 +164,9 @@ def test_published_choices_keep_the_last_epoch_and_hold_nothing_out() -> None:
 def test_stops_when_nothing_gets_better(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = {}
     for decay in (0.0, 0.1):
-        trainer = GraceTrainer(singles(), TINY.but(epochs=20, patience=3, decay=decay, keep="best" if decay else "last"))
+        trainer = GraceTrainer(
+            singles(), TINY.but(epochs=20, patience=3, decay=decay, keep="best" if decay else "last")
+        )
         losses = [9.0, 2.0, 3.0, 4.0, 1.0, 5.0, 0.5, 6.0, 7.0, 8.0, 4.0, 5.0, 6.0, 7.0, 3.0, 9.0]
         monkeypatch.setattr(trainer, "validate", lambda t=trainer, v=losses: (v[t.epoch], 0.0))
         found = trainer.run()
