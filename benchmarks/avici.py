@@ -75,7 +75,7 @@ and 50 to 3,000 cells.""",
     "sachs": """## Sachs
 
 11 proteins and lipids in 5,846 cells, 1,755 of them controls; five inhibitors or activators, taken as interventions on one protein
-each. The consensus graph has 18 edges and is itself disputed. Correlation and the like call as many edges as are true. The
+each. The consensus graph has 18 edges and a cycle (so there is no SID), and is itself disputed. Correlation and the like call as many edges as are true. The
 appendix of the paper, which has its numbers for these data, is not at hand.""",
     "speed": """## Seconds
 
@@ -124,8 +124,14 @@ def _grid(table: pd.DataFrame) -> list[str]:
 
 def _markdown(table: pd.DataFrame) -> list[str]:
     cells = [[str(c) for c in table.columns], ["---"] * len(table.columns)]
-    cells += [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row] for row in table.itertuples(index=False)]
+    cells += [[_text(v) for v in row] for row in table.itertuples(index=False)]
     return [f"| {' | '.join(c.replace('|', chr(92) + '|') for c in row)} |" for row in cells] + [""]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return "" if pd.isna(value) else f"{value:.3g}"
+    return str(value)
 
 
 def main() -> None:
