@@ -144,7 +144,8 @@ class GraceModel(ScreenModel):
         combinations
             Learn from combinations that are in the data too; the paper learns from single perturbations alone.
         early_stopping
-            Stop when the loss of held-out cells has not fallen for ``patience`` epochs.
+            Begin the last epochs, in which the learning rate falls, when the loss of held-out cells has not fallen for
+            ``patience`` epochs.
         accelerator, devices
             ``"auto"``, ``"cpu"`` or ``"cuda"``, and the number of the device.
         rng

@@ -49,13 +49,11 @@ class GraceConfig:
         1e-4 for VGAE and for intervention encoders with a graph.
     intervention
         How a perturbation finds its program: ``"table"``: free numbers; ``"lookup"``: a network on its one-hot code, as
-        published; ``"trivalue"``: graph layers in
-        which its target is marked; ``"subgraph"``: the same on the target's neighbours; ``"dropedge"``: learned values of
-        nodes, edges of the target removed.
+        published; ``"trivalue"``: graph layers in which its target is marked; ``"subgraph"``: the same on the target's
+        neighbours; ``"dropedge"``: learned values of nodes, edges of the target removed.
     start
-        Where a fit begins. ``"data"``: generated cells at the mean of control cells, and with ``"table"`` perturbations that
-        change the same genes in the same program (one each, where there are as many), those that change most genes
-        first in the latent order. ``"random"``: as published.
+        Where a fit begins. ``"data"``: at the additive model, see :mod:`causcade.gracefit`; with ``"table"`` perturbations that
+        change the same genes are in the same program (one each, where there are as many). ``"random"``: as published.
     output
         What is applied to the decoder's output: ``"leaky"`` ReLU as published, or nothing.
     mmd, kl, sparsity
