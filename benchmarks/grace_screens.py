@@ -76,7 +76,7 @@ def simulated(seed: int, epochs: int, *, programs: int = 6, perturbations: int =
     Programs are standard normal plus what others give them; the values of a gene are a softplus of a few of them. Genes
     of one program share edges in the network.
     """
-    gen = np.random.default_rng(10_000 + seed)
+    gen = np.random.default_rng(20_000 + seed)  # those from 10_000 on served to make choices
     graph = np.triu(gen.choice([-1.0, 1.0], (programs, programs)) * (gen.random((programs, programs)) < 0.4), 1) * 0.8
     mix = np.linalg.inv(np.eye(programs) - graph)
     owner = np.arange(genes) % programs
