@@ -150,7 +150,9 @@ class GraceVAE(nn.Module):
             parts.append(self._on(x))
         if embedding is not None:
             parts.append(embedding)
-        hidden = F.leaky_relu(self.first(torch.cat(parts, 1) if len(parts) > 1 else parts[0]), _SLOPE)
+        values = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+        # in this order, few cells by many genes are twice as fast on the CPU
+        hidden = F.leaky_relu((self.first.weight @ values.T).T + self.first.bias, _SLOPE)
         return self.mean(hidden), F.softplus(self.variance(hidden))
 
     @torch.no_grad()
