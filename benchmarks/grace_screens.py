@@ -18,6 +18,7 @@ from sklearn.metrics import adjusted_rand_score, average_precision_score
 from causcade import effect_baselines, metrics
 from causcade.models import GraCEVAE
 from causcade.networks import Network, match_network, rewire
+from causcade.simulate import combination_screen
 
 CONTROL = "control"
 N_TOP = 20  # changed genes of a regime
@@ -70,36 +71,12 @@ def real(path: str, network: pd.DataFrame | None, seed: int, epochs: int) -> Cas
     return Case(adata, held_out(adata, seed), found, epochs)
 
 
-def simulated(seed: int, epochs: int, *, programs: int = 6, perturbations: int = 9, genes: int = 120) -> Case:
-    """Cells of programs that act on one another; each perturbation shifts one program, pairs of them are held out.
-
-    Programs are standard normal plus what others give them; the values of a gene are a softplus of a few of them. Genes
-    of one program share edges in the network.
-    """
-    gen = np.random.default_rng(20_000 + seed)  # those from 10_000 on served to make choices
-    graph = np.triu(gen.choice([-1.0, 1.0], (programs, programs)) * (gen.random((programs, programs)) < 0.4), 1) * 0.8
-    mix = np.linalg.inv(np.eye(programs) - graph)
-    owner = np.arange(genes) % programs
-    decoder = gen.normal(size=(programs, genes)) * (owner == np.arange(programs)[:, None])
-    program = np.concatenate([np.arange(programs), gen.integers(programs, size=perturbations - programs)])
-    strength = gen.choice([-1.0, 1.0], perturbations) * gen.uniform(1.5, 2.5, perturbations)
-    names = [f"X{k}" for k in range(perturbations)]
-    pairs = gen.permutation([(i, j) for i in range(perturbations) for j in range(i)])[:10]
-    groups = [(), *[(k,) for k in range(perturbations)], *map(tuple, pairs.tolist())]
-    cells, labels = [], []
-    for parts in groups:
-        z = gen.normal(size=(400 if not parts else 100, programs))
-        for k in parts:
-            z[:, program[k]] += strength[k]
-        y = z @ mix @ decoder + 0.3 * gen.normal(size=(len(z), genes))
-        cells.append(np.logaddexp(0, y + 0.5))
-        labels += ["+".join(sorted(names[k] for k in parts)) or CONTROL] * len(z)
-    obs = pd.DataFrame({"perturbation": labels}, index=[f"c{i}" for i in range(len(labels))])
-    var = pd.DataFrame(index=[f"G{i}" for i in range(genes)])
-    adata = ad.AnnData(np.concatenate(cells).astype(np.float32), obs=obs, var=var)
-    edges = [(f"G{i}", f"G{i + programs}", "GG", 1.0) for i in range(genes - programs)]
-    network = match_network(pd.DataFrame(edges, columns=["source", "target", "kind", "weight"]), adata)
-    return Case(adata, held_out(adata, seed), network, epochs, {"graph": graph, "program": program})
+def simulated(seed: int, epochs: int, *, genes: int = 120) -> Case:
+    """Six programs that act on one another; each of nine perturbations shifts one, ten pairs are held out."""
+    # seeds from 10,000 on served to make choices
+    adata = combination_screen(genes, rng=20_000 + seed)
+    network = match_network(adata.uns["network"], adata)
+    return Case(adata, held_out(adata, seed), network, epochs, adata.uns["programs"])
 
 
 def _model(

@@ -46,6 +46,7 @@ ALLOWED = {
     "regimes": {"anndata"},
     "networks": {"anndata"},
     "models": {"lightning", "scvi"},
+    "simulate/combinations.py": {"anndata", "pandas"},
     "simulate/screen.py": {"anndata", "pandas"},
 }
 SLOW = {"lightning", "pytorch_lightning", "scanpy", "scvi"}  # seconds to import: no module level outside models, demo

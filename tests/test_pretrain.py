@@ -520,9 +520,13 @@ def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(recipe, tmp_path) -> None
     first = Trainer(recipe, "cpu")
     for _ in range(3):
         first.train_step()
+        if first.step == 2:
+            first.note()
     first.save(tmp_path / "broken")
     resumed = train(recipe, tmp_path / "broken", resume=True)
     assert whole.step == resumed.step == recipe.steps
+    curve = [(step, loss) for step, _, loss in whole.log]  # lines are means of two steps, and the break is after three
+    assert curve == [(step, loss) for step, _, loss in resumed.log] and len(curve) == recipe.steps // 2
     assert same(whole.net.state_dict(), resumed.net.state_dict())
     weights = load_file(tmp_path / "broken" / "model.safetensors")
     assert same(load_file(tmp_path / "whole" / "model.safetensors"), weights)

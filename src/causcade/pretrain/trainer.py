@@ -45,7 +45,9 @@ class Trainer:
             [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
             lr=recipe.lr,
         )
-        self.step, self.seconds, self.log = 0, 0.0, []  # type: ignore[var-annotated]
+        self.step, self.seconds = 0, 0.0
+        self.log: list[list[float]] = []
+        self.recent: list[float] = []  # losses since the last line of the log
         self.stages: list[list[Any]] = [[recipe.digest(), 0]]
 
     def rate(self) -> float:
@@ -67,6 +69,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip)
         self.optimiser.step()
         self.step += 1
+        self.recent.append(value)
         keep = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
         for name, weight in self.net.state_dict().items():
             self.average[name].lerp_(weight, 1 - keep)
@@ -85,14 +88,22 @@ class Trainer:
             "stages": self.stages,
             "start": self.start,
             "task": self.task.state_dict(),
+            "log": self.log,
+            "recent": self.recent,
         }
         torch.save(state, folder / "checkpoint.tmp")
         os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")
         save_file({k: v.cpu().contiguous() for k, v in self.average.items()}, folder / "model.tmp")
         sha256 = hashlib.sha256((folder / "model.tmp").read_bytes()).hexdigest()
         os.replace(folder / "model.tmp", folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps(self.config() | {"sha256": sha256}, indent=1) + "\n")
-        (folder / "log.json").write_text(json.dumps(self.log))
+        _write(folder / "config.json", json.dumps(self.config() | {"sha256": sha256}, indent=1) + "\n")
+        _write(folder / "log.json", json.dumps(self.log))
+
+    def note(self) -> list[float]:
+        """Add a line to the log: step, seconds, mean loss since the line before."""
+        self.log.append([self.step, round(self.seconds), sum(self.recent) / len(self.recent)])
+        self.recent = []
+        return self.log[-1]
 
     def config(self) -> dict[str, Any]:
         """What a reader needs to rebuild the network, and how it came about."""
@@ -127,8 +138,16 @@ class Trainer:
         self.task.load_state_dict(state.get("task", {}))
         if state["recipe"] != self.recipe.digest():
             self.stages = [*self.stages, [self.recipe.digest(), self.step]]
-        if (folder / "log.json").exists():
+        self.log, self.recent = state.get("log", []), state.get("recent", [])
+        if "log" not in state and (folder / "log.json").exists():
             self.log = json.loads((folder / "log.json").read_text())
+
+
+def _write(file: Path, text: str) -> None:
+    """Put a whole file in the place of the old one."""
+    half = file.with_suffix(".tmp")
+    half.write_text(text)
+    os.replace(half, file)
 
 
 def _start(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -188,14 +207,12 @@ def run(
     if there:
         trainer.load(out, adopt=adopt)
     logger.info("%s: step %d of %d on %s", recipe.name, trainer.step, recipe.steps, device)
-    start, spent, recent = time.monotonic(), trainer.seconds, []  # type: ignore[var-annotated]
+    start, spent = time.monotonic(), trainer.seconds
     while trainer.step < recipe.steps and time.monotonic() - start < 60 * minutes:
-        recent.append(trainer.train_step())
+        trainer.train_step()
         trainer.seconds = spent + time.monotonic() - start
         if trainer.step % every == 0 or trainer.step == recipe.steps:
-            trainer.log.append([trainer.step, round(trainer.seconds), sum(recent) / len(recent)])
-            logger.info("step %d  %.0f s  loss %.4f", *trainer.log[-1])
-            recent = []
+            logger.info("step %d  %.0f s  loss %.4f", *trainer.note())
             trainer.save(out)
     trainer.save(out)
     return trainer

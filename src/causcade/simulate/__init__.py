@@ -1,4 +1,4 @@
-"""Simulated graphs, cells and screens. Tensors in and out, but for :func:`screen`, which makes an AnnData.
+"""Simulated graphs, cells and screens. Tensors in and out, but for :func:`screen` and :func:`combination_screen`, which make an AnnData.
 
 What is asked for is loaded then, so that a submodule comes without the others.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from causcade.simulate.screen import screen  # bound now: the file of that name would hide the function later
 
 if TYPE_CHECKING:
+    from causcade.simulate.combinations import combination_screen
     from causcade.simulate.episodes import Screen, ScreenPrior, assay, draw_screen
     from causcade.simulate.graphs import (
         KINDS,
@@ -46,6 +47,7 @@ __all__ = [
     "ancestors",
     "assay",
     "break_cycles",
+    "combination_screen",
     "count",
     "draw_screen",
     "erdos_renyi",
@@ -68,8 +70,9 @@ __all__ = [
     "watts_strogatz",
 ]
 
-_FILES = ("graphs", "grn", "noise", "episodes", "scm", "modules")
+_FILES = ("combinations", "graphs", "grn", "noise", "episodes", "scm", "modules")
 _HOMES = {
+    "combinations": ("combination_screen",),
     "episodes": ("Screen", "ScreenPrior", "assay", "draw_screen"),
     "grn": ("GRN", "Sampling", "random_grn", "simulate_cells"),
     "noise": ("TECHNOLOGIES", "Technology", "add_technical_noise", "count", "technology"),
