@@ -37,6 +37,7 @@ format: $(VENV)/.installed-lint
 docs: $(VENV)/.installed-doc
 	rm -rf docs/generated docs/_build
 	$(PY) -m sphinx -b html -W --keep-going docs docs/_build/html
+	$(PY) tools/check_links.py docs/_build/html
 
 # Copies are run, so stored outputs in the repository stay as they are; only an exception is a failure.
 tutorials: $(VENV)/.installed-doc

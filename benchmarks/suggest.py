@@ -204,7 +204,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
-    parser.add_argument("--instances", type=int, default=25)
+    parser.add_argument("--instances", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--size", type=int, default=2, help="knock-outs per round")
     parser.add_argument("--repeats", type=int, default=3, help="of random choices")

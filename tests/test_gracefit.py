@@ -87,6 +87,13 @@ def test_start_is_the_additive_model() -> None:
     assert not random.net.outer.bias.any()
 
 
+def test_start_looks_at_controls_from_all_batches() -> None:
+    values = np.repeat(np.array([[1.0] * D, [3.0] * D], dtype=np.float32), [3000, 3010], axis=0)
+    codes = np.repeat([0, 1], [6000, 10])
+    start = start_of(PairedCells(values, codes, ((), (0,)), 1), codes, 1)
+    assert np.allclose(start.control, 2.0)  # 2,000 of the cells, the first half of which is at 1, the other at 3
+
+
 def test_changes_of_combinations_are_shared_out() -> None:
     values, codes = simulated()
     some = np.where(np.isin(codes, [0, 1, 5]), codes, -1)  # perturbation 2 is there with 0 only
@@ -219,6 +226,7 @@ def test_steps_hold_one_regime_and_drop_the_rest() -> None:
         ({"codes": np.zeros(3, int)}, "one whole number per cell"),
         ({"parts": ((), (0,))}, "there are 2 regimes"),
         ({"n_perturbations": 2}, "numbers below 2"),
+        ({"parts": (*PARTS[:6], ())}, "at least one per regime"),
         ({"embedding": np.zeros((3, 2))}, "one row for each"),
         ({"codes": np.ones(450, int)}, "needs control"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 
 from causcade import gimfit, models
 from causcade.effect_baselines import mean_shift_ridge, next_lower_dose
@@ -256,6 +258,14 @@ def test_bad_choices(genes: Any, choices: dict[str, Any], error: type[Exception]
         GIM(adata, genes, **choices)
 
 
+def test_few_cells_get_a_wider_prior() -> None:
+    model = new()
+    assert model.config == gimfit.GimConfig.quick(**SMALL, variance_networks=0.02 * 8800 / 112)
+    assert new(choices={"variance_networks": 0.3}).config.variance_networks == 0.3
+    assert new(drugs(n=160)).config == gimfit.GimConfig.quick(**SMALL)  # 1,000 cells
+    assert new(choices={"preset": "paper"}).config == gimfit.GimConfig(**SMALL)
+
+
 def test_hundreds_of_genes_are_refused() -> None:
     rng = np.random.default_rng(0)
     adata = ad.AnnData(rng.random((60, 501), dtype=np.float32))
@@ -270,7 +280,7 @@ def test_hundreds_of_genes_are_refused() -> None:
 
 
 def test_train_is_gimfit(trained: GIM) -> None:
-    config = gimfit.GimConfig.quick(**SMALL, n_fits=2)
+    config = gimfit.GimConfig.from_dict(trained.config.to_dict() | {"n_fits": 2})
     direct = gimfit.fit(trained.environments(), config, rng=0, accelerator="cpu")
     np.testing.assert_array_equal(trained.fitted.edge_probability, direct.edge_probability)
     np.testing.assert_array_equal(trained.fitted.predict(n_cells=3, rng=1), direct.predict(n_cells=3, rng=1))
@@ -552,8 +562,89 @@ def test_a_model_without_networks_knows_its_treatments_only() -> None:
     model = new(choices={"amortised": False})
     model.train(2, **QUICK)
     assert model.predict("x", 1.0, n_cells=2).n_obs == 2
+    asked = model.get_dose_response("x", ["A"], n_cells=2, baselines="ridge").query("source == 'GIM'")  # type: ignore[arg-type]
+    assert asked["dose"].tolist() == list(DOSES)
     with pytest.raises(ValueError, match="amortised=False knows the treatments of its training only, not 'x at 2'"):
         model.predict("x", 2.0)
+
+
+def test_doses_are_asked_for_to_the_digits_they_are_read_with() -> None:
+    model = new(choices={"amortised": False})
+    model.train(1, **QUICK)
+    out = model.predict("x", pd.Index(np.float32([0.1, 1.0])), n_cells=1)
+    assert out.obs["in_training"].all() and out.obs["dose"].tolist() == [0.1, 1.0]
+
+
+def test_labels_of_controls_add_nothing(trained: GIM) -> None:
+    assert trained._ask(["x+dmso", ("dmso", "x"), ("dmso", "x"), "dmso+dmso"], [1.0, 1.0, (5.0, 1.0), 1.0]) == [
+        *trained._ask(["x"] * 3, 1.0),
+        trained.treatments[0],
+    ]
+    adata = drugs()
+    adata.obs["drug"] = np.where(np.arange(adata.n_obs) < 20, "vehicle", adata.obs["drug"])
+    model = new(adata, control=["dmso", "vehicle"])
+    assert model._ask(["vehicle", "dmso"], 1.0) == [model.treatments[0]] * 2
+
+
+def test_numbers_are_names() -> None:
+    adata = drugs()
+    adata.obs["drug"] = adata.obs["drug"].map({"dmso": 0, "x": 1, "y": 2})
+    model = new(adata, control="0")
+    assert model._ask(1, 0.1) == model._ask("1", 0.1) == [model.treatments[1]]
+
+
+def test_the_control_has_no_targets_and_no_doses(trained: GIM) -> None:
+    assert (
+        list(trained.get_targets("dmso")) == list(trained.get_targets("x", 1.0)) and trained.get_targets("dmso").empty
+    )
+    with pytest.raises(ValueError, match="'dmso' is the control, which has no dose"):
+        trained.get_dose_response("dmso")
+
+
+def test_dose_response_at_one_dose_or_of_a_combination(trained: GIM) -> None:
+    one = trained.get_dose_response("x", ["A"], doses=3.0, n_cells=5)  # type: ignore[arg-type]
+    assert one.query("source == 'GIM'")["dose"].tolist() == [3.0]
+    adata = drugs()
+    adata.obs.loc[(adata.obs["drug"] == "y") & (adata.obs["dose"] == 1), ["drug", "dose"]] = ["y+x", 2.0]
+    model = new(adata)
+    model.train(1, **QUICK)
+    out = model.get_dose_response("y+x", ["A"], n_cells=5)
+    assert 2.0 in out.query("source == 'GIM'")["dose"].tolist()
+    assert out.query("source == 'data'")["dose"].tolist() == [2.0]
+
+
+@pytest.mark.parametrize("ask", ["compare", "get_dose_response"])
+def test_no_cells_are_refused(trained: GIM, ask: str) -> None:
+    with pytest.raises(ValueError, match="n_cells must be a whole number of at least 1"):
+        getattr(trained, ask)({"compare": drugs(), "get_dose_response": "x"}[ask], n_cells=0)
+
+
+def test_a_row_of_a_combination_is_found_in_any_order() -> None:
+    adata = drugs()
+    adata.obs.loc[(adata.obs["drug"] == "y") & (adata.obs["dose"] == 1), "drug"] = "y+x"
+    rows = pd.DataFrame({"f": [1.0, 2, 7]}, index=["x", "y", "y+x"])
+    model = new(table(adata, rows), features="props")
+    assert model.features.table.row("x+y", ("x", "y"), [1, 1]).tolist() == [7]
+    low, high = (model.features.scale(d) for d in (0.1, 10.0))  # type: ignore[misc]
+    for doses in ((0.1, 10.0), (10.0, 0.1)):  # of several doses no part's alone counts
+        raw = _gim_features._raw(model.features.table, model.features.scale, model._ask(("x", "y"), doses))
+        np.testing.assert_allclose(raw, [[7, 7 * (low + high) / 2]])
+    with pytest.raises(ValueError, match=r"several rows of the combination 'y\+x'"):
+        new(table(drugs(), pd.concat([rows, pd.DataFrame({"f": [0.0]}, index=["x+y"])])), features="props")
+
+
+def test_tables_of_obsm_may_be_sparse_or_have_names() -> None:
+    adata = drugs()
+    values = np.array([{"x": (1, 2), "y": (3, 5)}.get(d, (7, 7)) for d in adata.obs["drug"]], dtype=float)
+    adata.obsm["sparse"] = csr_matrix(values)
+    adata.obsm["named"] = pd.DataFrame(values, columns=["f", "g"], index=adata.obs_names)
+    for key in ("sparse", "named"):
+        assert new(adata, features=key).features.table.values.tolist() == [[1, 2], [3, 5]]
+    model = new(adata, features="named")
+    more = pd.DataFrame({"g": [2.0], "f": [1.0]}, index=["twin of x"])
+    np.testing.assert_array_equal(
+        model.features(model._ask("twin of x", 1.0), more), model.features(model._ask("x", 1.0))
+    )
 
 
 # --- comparison -----------------------------------------------------------------------------------------------------
@@ -609,6 +700,59 @@ def test_compare_refuses_what_it_cannot_use(trained: GIM) -> None:
         trained.compare(ad.AnnData(np.ones((3, 4), dtype=np.float32)))
 
 
+def test_compare_knows_treatments_without_doses() -> None:
+    model = new(dose_key=None, choices={"amortised": False})
+    model.train(1, **QUICK)
+    assert model.compare(drugs(seed=5), baselines=["ridge"], n_cells=5)["in_training"].all()
+    again = pickle.loads(pickle.dumps(model.treatments[1]))
+    assert again == model.treatments[1] != model.treatments[2] and again in set(model.treatments)
+
+
+def test_compare_takes_single_cells(trained: GIM) -> None:
+    test = drugs(seed=5, doses=(0.1, 5.0))[np.r_[40:52, 64]].copy()  # 12 cells of x, one of y
+    out = trained.compare(test, n_cells=5).set_index("perturbation")
+    assert out["energy_distance"].isna().tolist() == [False] * 6 + [True] * 6
+    assert out["mean_distance"].notna().all()
+
+
+def test_compare_needs_all_genes_that_counts_are_scaled_by() -> None:
+    adata = drugs()
+    adata.X = np.random.default_rng(0).poisson(4, adata.shape).astype(np.float32)
+    GIM.setup_anndata(adata, **(SETUP | {"values": "counts"}))
+    model = GIM(adata, ["A", "B"], **SMALL)
+    model.train(1, **QUICK)
+    whole = model.compare(adata, baselines=["ridge"], n_cells=5)
+    pd.testing.assert_frame_equal(
+        model.compare(adata[:, ["C", "A", "D", "B"]].copy(), baselines=["ridge"], n_cells=5), whole
+    )
+    with pytest.raises(ValueError, match=r"2 genes .* not in both: 'C', 'D'.*total over all 4 genes"):
+        model.compare(adata[:, ["A", "B"]].copy())
+
+
+def test_baselines_of_new_perturbations_leave_out_perturbations() -> None:
+    frame = pd.DataFrame({"f": [1.0, 2, 1.5], "g": [0.0, 1, 3]}, index=["x", "y", "z"])
+    adata = table(drugs(), frame)
+    model = new(adata, features="props")
+    model.train(1, **QUICK)
+    test = drugs(seed=5)
+    test.obs["drug"] = test.obs["drug"].replace("x", "z")
+    out = (
+        model.compare(test, baselines=["ridge"], n_cells=5)
+        .query("method == 'ridge' and dose == 1")
+        .set_index("perturbation")
+    )
+    data = model.environments()
+    names = [t.name for t in model.treatments[1:]]
+    seen = set()
+    for name, hold_out in (("y", "regime"), ("z", "perturbation")):
+        ridge = mean_shift_ridge(data.values, data.codes, data.features[1:], perturbation=names, hold_out=hold_out)  # type: ignore[arg-type]
+        seen.add(ridge.info["penalty"])
+        true = test.X[((test.obs["drug"] == name) & (test.obs["dose"] == 1)).to_numpy()]
+        made = ridge.predict(model.features(model._ask(name, 1.0)))[0]
+        assert out["mean_distance"][name] == pytest.approx(mean_distance(made, true), rel=1e-5)
+    assert len(seen) == 2
+
+
 def test_dose_response_holds_data_model_and_baselines(trained: GIM) -> None:
     out = trained.get_dose_response("x", ["B", "A"], n_cells=50)
     assert list(dict.fromkeys(out["gene"])) == ["B", "A"]
@@ -646,6 +790,28 @@ def test_save_and_load_answer_the_same(trained: GIM, tmp_path: Path) -> None:
         assert again.stopped == trained.stopped and again.units == trained.units
     with pytest.raises(ValueError, match="overwrite=True"):
         trained.save(tmp_path / "m")
+
+
+def test_set_up_with_arrays_can_be_saved(tmp_path: Path) -> None:
+    adata = drugs()
+    adata.obs["drug"] = adata.obs["drug"].map({"dmso": 0, "x": 1, "y": 2})
+    for i, control in enumerate((np.int64(0), np.array(["0"]))):
+        model = new(adata.copy(), control=control)
+        model.train(1, **QUICK)
+        model.save(tmp_path / str(i))
+        assert GIM.load(tmp_path / str(i), adata.copy()).treatments == model.treatments
+
+
+def test_loading_needs_all_genes_that_counts_are_scaled_by(tmp_path: Path) -> None:
+    adata = drugs()
+    adata.X = np.random.default_rng(0).poisson(4, adata.shape).astype(np.float32)
+    GIM.setup_anndata(adata, **(SETUP | {"values": "counts"}))
+    model = GIM(adata, ["A", "B"], **SMALL)
+    model.train(1, **QUICK)
+    model.save(tmp_path)
+    assert GIM.load(tmp_path, adata.copy()).units == model.units
+    with pytest.raises(ValueError, match=r"median total of .*with all their genes"):
+        GIM.load(tmp_path, adata[:, ["A", "B"]].copy())
 
 
 def test_loaded_model_is_refused_other_data_and_damaged_files(trained: GIM, tmp_path: Path) -> None:

@@ -165,6 +165,32 @@ def test_network_that_matches_nothing_is_told_and_trained_without() -> None:
     assert np.array_equal(model.predict(["X1"], 5).X, plain.predict(["X1"], 5).X)
 
 
+def test_genes_in_another_order_are_refused(model: GraCEVAE, tmp_path: Path) -> None:
+    model.save(tmp_path / "m")
+    with pytest.warns(UserWarning, match="var_names"):
+        again = GraCEVAE.load(tmp_path / "m", simulated()[:, GENES[::-1]].copy(), accelerator="cpu")
+    for ask_it in (lambda: again.predict(["X1"]), again.get_latent_representation):
+        with pytest.raises(ValueError, match="in their order"):
+            ask_it()
+
+
+def test_network_with_all_pathways_is_saved_whole(tmp_path: Path) -> None:
+    table = read_network(pd.concat([NETWORK, NETWORK.iloc[-1:].assign(source="EMPTY", target="GONE")]))
+    network = match_network(table, GENES, pathways="all")
+    model = make(simulated(), network)
+    model.train(1, progress_bar=False, accelerator="cpu")
+    model.save(tmp_path / "m")
+    again = GraCEVAE.load(tmp_path / "m", simulated(), accelerator="cpu")
+    assert "EMPTY" in again.network.pathways
+    assert np.array_equal(again.predict("X1", 5).X, model.predict("X1", 5).X)
+
+
+def test_pathways_as_inputs_need_gene_sets() -> None:
+    for network in (None, NETWORK[NETWORK["kind"] == "GG"]):
+        with pytest.warns(UserWarning, match="needs gene sets"):
+            make(simulated(), network, "multihot")
+
+
 @pytest.mark.parametrize("variant", ["cmvae", "multihot", "vgae", "reference", "reference-cmvae"])
 def test_variants_train(variant: str) -> None:
     model = make(simulated(), NETWORK, variant)
@@ -173,22 +199,44 @@ def test_variants_train(variant: str) -> None:
 
 
 def test_combinations_can_be_left_out_of_training() -> None:
-    adata, without = simulated(), simulated()
-    one = make(adata)
-    one.train(1, progress_bar=False, accelerator="cpu", combinations=False)
-    without.X[-20:] = 1e3 * without.X[-20:]  # the combination's cells
-    without.X[-20:] /= without.X[-20:].sum(1, keepdims=True) / adata.X[-20:].sum(1, keepdims=True)
-    without.X[-20:] = np.round(without.X[-20:])
-    assert np.isfinite(one.predict(["X1", "X2"], 5).X).all()
-    two = make(simulated())
-    two.train(1, progress_bar=False, accelerator="cpu")
-    assert not np.array_equal(one.predict(["X1"], 5).X, two.predict(["X1"], 5).X)
+    other = simulated()
+    other.X[-20:] = other.X[-20:, ::-1]  # the combination's cells, with the same library sizes
+    made = {}
+    for name, adata in {"as they are": simulated(), "others": other}.items():
+        for combinations in (True, False):
+            one = make(adata)
+            one.train(1, progress_bar=False, accelerator="cpu", combinations=combinations)
+            made[name, combinations] = one.predict([["X1"], ["X1", "X2"]], 5)
+            assert made[name, combinations].obs["in_training"].tolist() == [True] * 5 + [combinations] * 5
+    assert np.array_equal(made["as they are", False].X, made["others", False].X)
+    assert not np.array_equal(made["as they are", True].X, made["others", True].X)
+
+
+def test_what_training_has_not_seen_is_not_predicted() -> None:
+    adata = simulated()
+    adata.obs.iloc[70, 0] = "RARE"  # one cell: left out
+    adata = adata[adata.obs["pert"] != "X2"].copy()  # with X1 only
+    with pytest.warns(UserWarning, match="RARE"):
+        model = make(adata, n_fits=2)
+    model.train(1, progress_bar=False, accelerator="cpu", combinations=False)
+    for name in ("RARE", "X2"):
+        with pytest.raises(KeyError, match=f"no cell of '{name}'"):
+            model.predict([["X1"], [name]], 5)
+    assert list(model.get_assignments().index) == ["G12", "X1"]
+    told = model.get_programs()
+    assert set(told.loc[told["kind"] == "perturbation", "name"]) == {"G12", "X1"}
+    model.train(1, progress_bar=False, accelerator="cpu")
+    assert model.predict(["X2"], 1).shape == (1, 24)  # fewer cells than fits
 
 
 def test_embedding_and_graph_interventions() -> None:
     model = make(simulated(), NETWORK, embedding_key="X_other", intervention="subgraph")
     model.train(1, progress_bar=False, accelerator="cpu")
     assert model.targets == [12, -1, -1] and model.predict(["X1"], 5).shape == (5, 24)
+    model.adata.obsm["X_sparse"] = sparse.csr_matrix(model.adata.obsm["X_other"])
+    assert np.array_equal(
+        GraCEVAE(model.adata, embedding_key="X_sparse")._embedding(model.adata), model._embedding(model.adata)
+    )
     with pytest.raises(KeyError, match="'X_other'"):
         make(simulated(), embedding_key="X_othre")
 
@@ -208,6 +256,8 @@ def test_questions() -> None:
     assert ask([["X2"], ["X1", "G12"]], names, regimes) == [("X2",), ("G12", "X1")]
     assert ask(["X2+X1", "G12"], names, regimes) == [("X1", "X2"), ("G12",)]
     assert ask("ctrl", names, regimes) == [()] and ask(["X1", "ctrl"], names, regimes) == [("X1",)]
+    assert ask([1, 2], ["1", "2"], regimes) == ask((2, 1.0), ["1", "2"], regimes) == [("1", "2")]
+    assert ask("X1+G12+X", ["G12+X", "X1"], regimes) == [("G12+X", "X1")] and ask(2, ["2"], regimes) == [("2",)]
     with pytest.raises(KeyError, match=r"G012.*Close to .*G12"):
         ask(["G012"], names, regimes)
     for wrong in ([], ["X1", "X1"]):

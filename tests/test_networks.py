@@ -75,7 +75,8 @@ def test_reactome_joins_names_and_ids(files: Path) -> None:
         ([], {}, "two columns"),
         ([("A", "")], {}, "no target"),
         ([("A", "B")], {"kind": "GP"}, r"must be in \['GG'"),
-        ([("A", "B", -1)], {}, "no number above 0"),
+        ([("A", "B", -1)], {}, "1 edges have a weight that is no number above 0"),
+        ([("A", "B", np.inf)], {}, "1 edges have a weight that is no number above 0"),
         (pd.DataFrame({"gene": ["A"]}), {}, "two columns"),
         (pd.DataFrame({"gene": ["A"], "other": ["B"]}), {"columns": ["genes", "other"]}, "'gene'"),
         (pd.DataFrame({"gene": ["A"], "other": ["B"]}), {"columns": ["gene"]}, "names source"),
@@ -125,6 +126,24 @@ def test_kinds_and_pathways_can_be_chosen(table: pd.DataFrame) -> None:
         networks.match_network(table, GENES, pathways="some")  # type: ignore[arg-type]
 
 
+def test_genes_whose_partners_are_not_measured_have_no_edge() -> None:
+    table = networks.read_network([("A", "B"), ("C", "Z")])
+    network = networks.match_network(table, list("ABCD"))
+    assert network.nodes["genes_matched"] == 3 and network.nodes["genes_without_edge"] == 2
+    assert "2 of 4 measured genes with an edge" in repr(network)
+    with pytest.warns(UserWarning, match="Only 0 of 2 measured genes"):
+        networks.match_network(table, list("CD"))
+
+
+def test_network_is_its_table_and_its_pathways(table: pd.DataFrame) -> None:
+    network = networks.match_network(table, GENES, pathways="all")
+    again = networks.match_network(network.to_table(), GENES, pathways=network.to_table().attrs["pathways"])
+    assert again.pathways.tolist() == network.pathways.tolist() == ["Cycle", "Death", "Old name", "R-HSA-9"]
+    assert all(np.array_equal(again.edges[k], network.edges[k]) for k in network.edges)
+    with pytest.raises(ValueError, match="read_network reads files"):
+        networks.match_network("ppi.csv", GENES)  # type: ignore[arg-type]
+
+
 def test_symbols_are_looked_up_in_var(table: pd.DataFrame) -> None:
     ids = [f"ENSG{i:011d}" for i in range(6)]
     adata = ad.AnnData(np.ones((2, 6), np.float32), var=pd.DataFrame({"symbol": GENES}, index=ids))
@@ -140,7 +159,7 @@ def test_symbols_are_looked_up_in_var(table: pd.DataFrame) -> None:
 
 
 def test_other_case_is_pointed_out(table: pd.DataFrame) -> None:
-    with pytest.warns(UserWarning, match="5 of 7 differ in case only"):
+    with pytest.warns(UserWarning, match=r"5 of 7 differ in case only; 'BAK1' is close to"):
         networks.match_network(table, [g.lower() for g in GENES])
 
 
@@ -182,6 +201,12 @@ def test_rewiring_moves_half_and_stays_a_network(keep: str) -> None:
     same += [np.array_equal(ends(old, k, s), ends(new, k, s)) for k in ("PG", "PP") for s in (0, 1)]
     assert all(same) if keep == "degrees" else not any(same)
     assert np.array_equal(networks.rewire(old, 0.5, keep=keep, rng=1).edges["GG"], new.edges["GG"])  # type: ignore[arg-type]
+
+
+def test_either_end_of_an_edge_between_genes_may_move() -> None:
+    network = networks.match_network(networks.read_network([("A", "C"), ("B", "D")]), list("ABCD"))
+    seen = {pair for seed in range(10) for pair in edges(networks.rewire(network, 1.0, rng=seed), "GG")}
+    assert {("A", "B"), ("A", "D"), ("A", "C")} <= seen
 
 
 def test_rewiring_nothing_changes_nothing() -> None:

@@ -208,6 +208,16 @@ def test_prediction_of_what_was_not_measured() -> None:
     assert texts(ax) == ["control (30)", "generated (12)"]
 
 
+def test_names_of_genes_may_hold_the_separator() -> None:
+    adata, made = screen(), cells(screen())
+    adata.var_names = ["HLA+A", *GENES[1:]]
+    adata.obs["pert"] = adata.obs["pert"].replace({"A": "HLA+A", "B+A": "B+HLA+A", "C+A": "C+HLA+A"})
+    pp.regimes(adata, "pert", "ctrl")
+    made.obs["perturbation"] = "B+HLA+A"
+    made.var_names = ["HLA+A" if g == "G0" else g for g in made.var_names]
+    assert "additive mean" in texts(pl.prediction(adata, made))
+
+
 def test_prediction_takes_few_cells_and_the_same_ones() -> None:
     adata, made = screen(), cells(screen())
     one, two, other = (pl.prediction(adata, made, max_cells=5, rng=rng) for rng in (0, 0, 1))

@@ -80,6 +80,11 @@ def test_all_values_lie_in_the_panel_however_wide_an_interval_is() -> None:
     assert low < 0.1 and high > 6 and high - low < 40
 
 
+def test_one_perturbation_is_no_several() -> None:
+    figure = pl.scorecard(fake().assign(n=1), return_fig=True)
+    assert figure.get_suptitle().endswith("1 held-out perturbation")
+
+
 def test_ax_takes_one_metric() -> None:
     ax = plt.figure().add_subplot()
     assert pl.scorecard(fake(), "own", ax=ax) is ax and ax.get_title() == "own →"
@@ -95,12 +100,13 @@ def test_figure_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pl.scorecard(fake(), show=True) is None and shown == [1]
 
 
-def test_text_stays_in_the_figure() -> None:
+@pytest.mark.parametrize("metrics", [None, "own"])
+def test_text_stays_in_the_figure(metrics: str | None) -> None:
     table = fake().replace({"method": {"net": "a model with a rather long name of its own"}})
-    figure = pl.scorecard(table, return_fig=True)
+    figure = pl.scorecard(table, metrics, return_fig=True)
     figure.draw_without_rendering()
     box = figure.bbox
-    for text in (*figure.axes[0].get_yticklabels(), figure.axes[1].title, figure.legends[0]):
+    for text in (*figure.axes[0].get_yticklabels(), figure.axes[-1].title, figure.legends[0]):
         found = text.get_window_extent()
         assert found.x0 >= box.x0 - 1 and found.x1 <= box.x1 + 1 and found.y0 >= -1 and found.y1 <= box.y1 + 1
 

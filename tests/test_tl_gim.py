@@ -172,6 +172,7 @@ def test_dose_response_draws_what_is_stored(model: GIM) -> None:
     assert lines["control cells"].get_ydata()[0] == pytest.approx(table[table["source"] == "control"]["mean"].item())
     assert "ridge" in lines and "next lower dose" not in lines
     assert axes[0].get_xscale() == "log"  # doses of 0.1 to 10
+    assert axes[0].figure.get_supylabel() == "mean log expression"  # what the units say
     labels = [text.get_text() for text in axes[0].figure.legends[0].get_texts()]
     assert {"GIM", "ridge", "± sd over fits", "data, ± sd of cells"} <= set(labels)
 
@@ -183,6 +184,7 @@ def test_a_single_fit_has_no_band() -> None:
     assert pl.dose_response(gim.adata, ax=ax) is ax
     assert "± sd over fits" not in [t.get_text() for t in ax.get_legend().get_texts()]
     assert ax.get_xlabel() == "dose of A" and figure.axes == [ax]
+    assert not ax.xaxis.label.get_parse_math()  # names may hold a dollar
 
 
 def test_dose_response_refuses(model: GIM) -> None:

@@ -37,6 +37,7 @@ _BASELINES: Final = ("knockout_t", "correlation")
 _OPTIONS: Final = ("n_draws", "size", "n_anchors")
 _HIGHER: Final = {"column_auroc": True, "column_ap": True}
 _ALPHA: Final = 0.05
+_NONE: Final = "no gene, or every gene, truly differs (rank-sum test, 5 % FDR)"
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ def evaluate_causes(adata: AnnData, plan: Plan) -> pd.DataFrame:
         else Outcome(a.name, a.kind, columns(found[a.name]), learnt_from(a, w)) for a, w in methods
     ]  # fmt: skip
     table = make_table(
-        outcomes, columns(ceiling), _HIGHER, baseline, task="causes", split=split, n_boot=plan.n_boot, rng=plan.rng
-    )
+        outcomes, columns(ceiling), _HIGHER, baseline, task="causes", split=split, n_boot=plan.n_boot, rng=plan.rng,
+        why=dict.fromkeys(_HIGHER, _NONE),
+    )  # fmt: skip
     names = [str(screen.genes[g]) for g in genes]
     table.attrs.update(
         baseline=baseline, held_out=names, perturbations=names, n_genes=screen.n_genes, leakage={},

@@ -12,10 +12,11 @@ from causcade.evaluation import _methods as methods
 from causcade.evaluation._asked import Asked, read_methods
 from causcade.evaluation._leaks import find_leaks, warn_of
 from causcade.evaluation._ranked import said
-from causcade.evaluation._scores import HIGHER, VCC, Truth, replicate, score, truth_of
+from causcade.evaluation._scores import HIGHER, WHY, Truth, replicate, score, truth_of
 from causcade.evaluation._screen import Screen, read_conditions
 from causcade.evaluation._splits import SPLITS, Split, make_split
 from causcade.evaluation._table import Combined, Outcome, make_table
+from causcade.evaluation._vcc import VCC
 from causcade.reference import GroupLevels
 from causcade.regimes.labels import shorten
 
@@ -48,7 +49,7 @@ def evaluate_effects(adata: AnnData, plan: Plan) -> pd.DataFrame:
     table_of_features = _check_features(plan.features)
     screen, split = _prepare(adata, name, plan)
     leaks = find_leaks(screen, split, plan.similar)
-    warn_of(leaks)
+    warn_of(leaks, split.note)
     data = methods.Learning(screen, split, _level(screen, split), table_of_features, int(plan.rng.integers(2**31)))
     truth = truth_of(screen, split, data.values, drop_targets=plan.drop_targets)
     seed = int(plan.rng.integers(2**31))
@@ -56,7 +57,7 @@ def evaluate_effects(adata: AnnData, plan: Plan) -> pd.DataFrame:
     ceiling = replicate(truth, plan.n_repeats, plan.rng)
     table = make_table(
         outcomes, ceiling, HIGHER, baseline, task="effects", split=name, n_boot=plan.n_boot, rng=plan.rng,
-        combined=Combined("vcc", VCC, HIGHER, _ZERO),
+        combined=Combined("vcc", VCC, HIGHER, _ZERO), why=WHY,
     )  # fmt: skip
     table.attrs.update(
         baseline=baseline,

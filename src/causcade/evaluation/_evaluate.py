@@ -130,13 +130,14 @@ def evaluate(
 
     Returns
     -------
-    One row per method and metric: ``method``, ``kind`` (``"model"`` or ``"baseline"``), ``task``, ``split``, ``metric``,
-    ``value`` (mean over `n` perturbations) with ``low`` and ``high``, ``n``, ``baseline`` and ``ceiling`` (values of the
-    baseline and of a replicate on the same perturbations), ``scaled`` (0 as the baseline, 1 as the replicate), ``gain``
-    (how much better than the baseline, whichever direction is better) with ``gain_low`` and ``gain_high``, ``better``
-    (``"higher"`` or ``"lower"``), ``status`` (``"ok"``, or what could not be scored and why). The ceiling is one half of
-    the true cells as a prediction of the other; nothing is corrected for halves being smaller. ``.attrs`` says what was
-    held out, and what was found by the check for leakage. What metrics mean: the page on evaluation.
+    One row per method and metric: ``method``, ``kind`` (``"model"`` or ``"baseline"``), ``task``, ``split``,
+    ``metric``, ``value`` (mean over `n` perturbations) with ``low`` and ``high``, ``n``, ``baseline`` and ``ceiling``
+    (values of the baseline and of a replicate on the same perturbations), ``scaled`` (0 as the baseline, 1 as the
+    replicate; missing where the replicate is not better by more than chance), ``gain`` (how much better than the
+    baseline, whichever direction is better) with ``gain_low`` and ``gain_high``, ``better`` (``"higher"`` or
+    ``"lower"``), ``status`` (``"ok"``, or what could not be scored and why). The ceiling is one half of the true cells
+    as a prediction of the other; nothing is corrected for halves being smaller. ``.attrs`` says what was held out, and
+    what was found by the check for leakage. What metrics mean: the page on evaluation.
 
     Raises
     ------

@@ -15,6 +15,8 @@ from causcade.regimes.labels import shorten
 
 __all__ = ["find_leaks", "warn_of"]
 
+_TELLING = 10  # genes that are not 0; cells with a count here and there are the same by chance
+
 
 def find_leaks(screen: Screen, split: Split, similar: float) -> dict[str, list[str]]:
     """Look for leaks between the sides of a split.
@@ -58,8 +60,9 @@ def _same_cells(screen: Screen, split: Split) -> list[str]:
     train, test = np.flatnonzero(split.train), np.flatnonzero(split.test)
     test = np.setdiff1d(test, train)  # few controls may serve both sides, which the split's note tells
     names = set(screen.cells[train]) & set(screen.cells[test])
-    rows = {screen.values[i].tobytes() for i in train if screen.values[i].any()}
-    same = {str(screen.cells[i]) for i in test if screen.values[i].tobytes() in rows}
+    told = np.count_nonzero(screen.values, axis=1) >= min(_TELLING, screen.values.shape[1])
+    rows = {hash(screen.values[i].tobytes()) for i in train if told[i]}
+    same = {str(screen.cells[i]) for i in test if told[i] and hash(screen.values[i].tobytes()) in rows}
     return sorted(map(str, names | same))
 
 
@@ -82,16 +85,17 @@ def _alike(screen: Screen, split: Split, pairs: Sequence[tuple[int, int]], simil
 
 
 _TOLD = {
-    "cells": "cells are on both sides",
-    "aliases": "held-out labels differ from a training label in case and signs only",
-    "genes": "held-out perturbations have a target that another one in training hits",
-    "similar": "pairs of a held-out and a training perturbation do nearly the same",
+    "cells": "Cells on both sides",
+    "aliases": "Held-out labels that differ from a training label in case and signs only",
+    "genes": "Held-out perturbations with a target that another one in training hits",
+    "similar": "Held-out and training perturbations that do nearly the same",
 }
 
 
-def warn_of(leaks: dict[str, list[str]]) -> None:
-    """One warning with all that was found."""
-    told = [f"{len(found):,} {_TOLD[check]}: {shorten(found)}" for check, found in leaks.items() if found]
+def warn_of(leaks: dict[str, list[str]], note: str = "") -> None:
+    """One warning with all that was found, and with what the split says of itself."""
+    told = [f"{_TOLD[check]} ({len(found):,}): {shorten(found)}" for check, found in leaks.items() if found]
+    told += [note[:1].upper() + note[1:]] * bool(note)
     if told:
-        note = f"Possible leakage. {'. '.join(told)}. Scores of what was fitted may be too good."
-        warnings.warn(note, UserWarning, stacklevel=4)
+        said = f"Possible leakage. {'. '.join(told)}. Scores of what was fitted may be too good."
+        warnings.warn(said, UserWarning, stacklevel=4)

@@ -122,7 +122,10 @@ def _baseline(name: str, data: Learning, options: Mapping[str, Any]) -> Predicte
     seen = [c for c in data.seen if data.screen.conditions[c].label not in lacking]
     if not asked or not seen:
         these = [c.label for c in data.asked if c.label in lacking] if seen else [f"all {len(data.seen)} in training"]
-        msg = f"there are no features of {shorten(these)}: pass features=, a table with a row for each perturbation"
+        msg = (
+            f"there are no features of {shorten(these)}: pass features=, a table with a row for each perturbation; "
+            "without it their targets must be among the genes"
+        )
         raise ValueError(msg)
     number = {c + 1: i + 1 for i, c in enumerate(seen)} | {0: 0}
     codes = np.array([number.get(int(c), -1) for c in data.screen.codes[data.rows]])

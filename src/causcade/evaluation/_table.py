@@ -75,6 +75,7 @@ def make_table(
     n_boot: int,
     rng: np.random.Generator,
     combined: Combined | None = None,
+    why: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Put outcomes in a table.
 
@@ -94,6 +95,8 @@ def make_table(
         Bootstrap samples of the conditions; the same for all methods.
     combined
         A further metric, the mean of others.
+    why
+        By metric, why it may have no number, for the status.
     """
     by_name = {o.method: o for o in outcomes}
     size = max((len(v) for o in outcomes for v in o.scores.values()), default=0)
@@ -105,7 +108,8 @@ def make_table(
             known = {"method": o.method, "kind": o.kind, "task": task, "split": split, "metric": metric}
             values = o.scores.get(metric)
             numbers = _numbers(values, base.get(metric), ceiling.get(metric), draws, up=up)
-            rows.append(known | numbers | {"better": "higher" if up else "lower", "status": _status(o, values)})
+            status = _status(o, values, (why or {}).get(metric))
+            rows.append(known | numbers | {"better": "higher" if up else "lower", "status": status})
         if combined is not None:
             known = {"method": o.method, "kind": o.kind, "task": task, "split": split, "metric": combined.name}
             zero = by_name[combined.zero].scores if combined.zero in by_name else {}
@@ -114,13 +118,15 @@ def make_table(
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _status(o: Outcome, values: Floats | None) -> str:
-    if values is None or o.status != "ok":
+def _status(o: Outcome, values: Floats | None, why: str | None = None) -> str:
+    if values is None or o.status.startswith("failed"):
         return o.status
-    missing = int(np.isnan(values).sum())
+    missing, reason = int(np.isnan(values).sum()), f": {why}" if why else ""
     if missing == len(values):
-        return "not defined here"
-    return f"ok for {len(values) - missing} of {len(values)}" if missing else "ok"
+        return f"not defined here{reason}"
+    if o.status != "ok" or not missing:
+        return o.status
+    return f"ok for {len(values) - missing} of {len(values)}{f'; else not defined{reason}' if why else ''}"
 
 
 def _numbers(
@@ -134,7 +140,8 @@ def _numbers(
     out |= dict(zip(("low", "high"), _interval(values, draws), strict=True))
     out["baseline"] = _mean(None if base is None else np.where(used, base, np.nan))
     out["ceiling"] = _mean(None if top is None else np.where(used, top, np.nan))
-    out["scaled"] = _scaled(out["value"], out["baseline"], out["ceiling"], up=up)
+    if base is None or top is None or _clear(np.where(used, base, np.nan), top, draws, up=up):
+        out["scaled"] = _scaled(out["value"], out["baseline"], out["ceiling"], up=up)
     if base is not None:
         gain = (values - base) * (1 if up else -1)
         out |= {"gain": _mean(gain)}
@@ -166,8 +173,14 @@ def _percentiles(samples: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _clear(base: Floats, top: Floats, draws: NDArray[np.int64], *, up: bool) -> bool:
+    """Whether a replicate is better than the baseline beyond chance; else what is divided by is noise."""
+    low = _interval((top - base) * (1 if up else -1), draws)[0]
+    return bool(np.isnan(low) or low >= 0)
+
+
 def _scaled(value: float, base: float, top: float, *, up: bool) -> float:
-    """0 at the baseline, 1 at the replicate; NaN where a replicate is no better than the baseline."""
+    """0 at the baseline, 1 at the replicate; NaN where the replicate is no better."""
     room = top - base if up else base - top
     return (value - base if up else base - value) / room if room > 0 else float("nan")
 
@@ -191,8 +204,12 @@ def _combined(
     only = lambda v: np.where(used, v, np.nan)
     bottom = {p: _mean(only(zero[p])) for p in combined.parts}
     room = {p: _mean(only(ceiling[p])) - bottom[p] for p in combined.parts}
-    if poor := [p for p in combined.parts if (room[p] if combined.higher[p] else -room[p]) <= 0]:
-        return {"n": 0}, f"not defined here: a replicate is no better than {combined.zero} in {', '.join(poor)}"
+    better = {p: room[p] > 0 if combined.higher[p] else room[p] < 0 for p in combined.parts}
+    clear = {p: _clear(only(zero[p]), ceiling[p], draws, up=combined.higher[p]) for p in combined.parts}
+    if poor := [p for p in combined.parts if not (better[p] and clear[p])]:
+        return {
+            "n": 0
+        }, f"not defined here: a replicate is not clearly better than {combined.zero} in {', '.join(poor)}"
     scaled = lambda s: np.mean([(only(s[p]) - bottom[p]) / room[p] for p in combined.parts], axis=0)
     mine = scaled(o.scores)
     numbers = _numbers(mine, scaled(base) if base else None, np.ones(len(mine)), draws, up=True)

@@ -13,7 +13,7 @@ from causcade import _keys
 from causcade.expression import read_expression
 from causcade.get._stored import has
 from causcade.regimes import from_adata
-from causcade.regimes.labels import shorten, suggest
+from causcade.regimes.labels import Genes, LabelReader, shorten, suggest
 from causcade.stats import log_normalise
 
 if TYPE_CHECKING:
@@ -141,9 +141,10 @@ def read_measured(adata: AnnData, predicted: AnnData, name: str) -> Measured:
         raise ValueError(msg)
     regimes = from_adata(adata, str(how["regimes_key"]))
     read = _Reader(adata, how, adata.var_names.get_indexer(predicted.var_names), regimes)
-    sep = regimes.params.get("sep")
+    known = dict.fromkeys([*adata.var_names, *(target for some in regimes.targets for target in some)])
+    parts = LabelReader(Genes(known), (), regimes.params.get("sep")).split(name)  # names may hold sep
     control = read.cells(0)
-    return Measured(control, read.of(name), _additive(read, control, name.split(sep) if sep else [name]))
+    return Measured(control, read.of(name), _additive(read, control, parts))
 
 
 def _additive(read: _Reader, control: np.ndarray, parts: list[str]) -> np.ndarray | None:

@@ -55,8 +55,8 @@ class PairedCells:
             )
             raise ValueError(msg)
         flat = [part for parts in self.parts for part in parts]
-        if not flat or self.parts[0] or min(flat) < 0 or max(flat) >= self.n_perturbations:
-            msg = f"parts must be numbers below {self.n_perturbations}, at least one, and none for regime 0 (control)."
+        if not flat or self.parts[0] or not all(self.parts[1:]) or min(flat) < 0 or max(flat) >= self.n_perturbations:
+            msg = f"parts must be numbers below {self.n_perturbations}, at least one per regime, none for 0 (control)."
             raise ValueError(msg)
         if self.embedding is not None and (self.embedding.ndim != 2 or len(self.embedding) != n):
             msg = f"embedding has shape {self.embedding.shape}; it needs one row for each of the {n} cells."

@@ -7,6 +7,7 @@ programs explain of it: these are the first edges of the latent graph.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ Floats = NDArray[np.float64]
 
 _ROUNDS = 20  # of reweighted least squares
 _EFFECTS = 30  # programs that may explain another
-_CELLS = 2000  # control cells that are looked at
+_CELLS = 2000  # control cells that are looked at, at most
 _GENES = 1000  # that changes are compared on
 _STRONGEST = 10.0  # shift, in standard deviations of control cells
 
@@ -35,7 +36,7 @@ class Start:
     Attributes
     ----------
     control
-        ``(n_genes,)`` mean of control cells.
+        ``(n_genes,)`` mean of control cells, of 2,000 if there are many.
     program
         ``(n_perturbations,)`` program of each perturbation.
     strength
@@ -74,7 +75,7 @@ def start_of(data: PairedCells, codes: Ints, n_latent: int, *, dag: bool = True)
     dag
         Programs may act on one another.
     """
-    control = data.rows(np.flatnonzero(codes == 0)[:_CELLS]).double().numpy()
+    control = _controls(data, codes)
     change, noise = perturbation_changes(data, codes)
     scale = _scale(control)
     program, sign = group_perturbations(change / scale, noise / scale**2, n_latent)
@@ -117,8 +118,14 @@ def perturbation_changes(data: PairedCells, codes: Ints) -> tuple[Floats, Floats
     inverse = np.linalg.pinv(design * root[:, None])
     change = inverse @ ((mean[regimes] - mean[0]) * root[:, None])
     noise = (inverse**2).sum(1) + (inverse @ root) ** 2 / max(n[0], 1)
-    variance = data.rows(np.flatnonzero(codes == 0)[:_CELLS]).double().numpy().var(0)
-    return change, noise[:, None] * variance
+    return change, noise[:, None] * _controls(data, codes).var(0)
+
+
+def _controls(data: PairedCells, codes: Ints) -> Floats:
+    """Control cells from all over the file, which may be in the order of batches."""
+    cells = np.flatnonzero(codes == 0)
+    found: Floats = data.rows(cells[:: max(1, math.ceil(len(cells) / _CELLS))]).double().numpy()
+    return found
 
 
 def _scale(control: Floats) -> Floats:

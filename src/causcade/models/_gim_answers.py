@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import cache
 from itertools import pairwise
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from causcade import effect_baselines, metrics
 from causcade.effect_baselines import EffectBaseline
 from causcade.gimfit import Environments, GimFit, Interventions
-from causcade.models._gim_features import DoseScale, Features, Treatment, parts_of
+from causcade.models._gim_features import DoseScale, Features, Treatment, as_dose, parts_of
 from causcade.regimes.labels import shorten, suggest
 
 __all__ = [
@@ -51,9 +52,17 @@ BASELINES: Final[dict[str, tuple[Callable[..., EffectBaseline], tuple[str, ...]]
 
 
 def ask(
-    perturbation: Any, dose: Any, known: Sequence[Treatment], sep: str | None, *, with_doses: bool
+    perturbation: Any,
+    dose: Any,
+    known: Sequence[Treatment],
+    sep: str | None,
+    *,
+    control: Collection[str],
+    with_doses: bool,
 ) -> list[Treatment]:
     """Treatments of a question: names, tuples or joined names for combinations, at one dose or several.
+
+    Labels of the `control` add nothing to a combination, and alone are the control.
 
     Raises
     ------
@@ -65,9 +74,9 @@ def ask(
             msg = "Pass perturbation= with dose=; without both, all treatments of training are meant."
             raise ValueError(msg)
         return list(known)
-    one = isinstance(perturbation, str | tuple)
-    names = [perturbation] if one else list(perturbation)
-    doses = list(dose) if isinstance(dose, list | np.ndarray | pd.Series | range) else [dose]
+    names, doses = (
+        list(x) if isinstance(x, Iterable) and not isinstance(x, str | tuple) else [x] for x in (perturbation, dose)
+    )
     if not names or not doses:
         msg = "perturbation and dose must not be empty."
         raise ValueError(msg)
@@ -75,14 +84,26 @@ def ask(
     if len(names) != len(doses):
         msg = f"{len(names)} perturbations and {len(doses)} doses: give one dose, or one for each."
         raise ValueError(msg)
-    return [_treatment(name, d, known, sep, with_doses=with_doses) for name, d in zip(names, doses, strict=True)]
+    pairs = [_perturbed(name, d, known, sep, control) for name, d in zip(names, doses, strict=True)]
+    return [_treatment(parts, d, known, sep, with_doses=with_doses) if parts else known[0] for parts, d in pairs]
 
 
-def _treatment(name: Any, dose: Any, known: Sequence[Treatment], sep: str | None, *, with_doses: bool) -> Treatment:
-    if name == known[0].name:
-        return known[0]
-    same = {t.name: t.parts for t in known[1:]}
+def _perturbed(
+    name: Any, dose: Any, known: Sequence[Treatment], sep: str | None, control: Collection[str]
+) -> tuple[tuple[str, ...], Any]:
+    """Parts of a treatment and their dose or doses, without controls."""
+    same = {t.name: t.parts for t in known}
     parts = tuple(map(str, name)) if isinstance(name, tuple) else same.get(str(name), parts_of(str(name), sep))
+    kept = [i for i, part in enumerate(parts) if part not in control]
+    if isinstance(dose, tuple) and len(dose) == len(parts):
+        dose = tuple(dose[i] for i in kept)
+    return tuple(parts[i] for i in kept), dose
+
+
+def _treatment(
+    parts: tuple[str, ...], dose: Any, known: Sequence[Treatment], sep: str | None, *, with_doses: bool
+) -> Treatment:
+    name = (sep or "+").join(parts)
     given = list(dose) if isinstance(dose, tuple) else [dose] * len(parts)
     if not with_doses:
         if dose is not None:
@@ -90,7 +111,7 @@ def _treatment(name: Any, dose: Any, known: Sequence[Treatment], sep: str | None
             raise ValueError(msg)
         given = [np.nan] * len(parts)
     elif dose is None:
-        seen = sorted({t.dose for t in known[1:] if t.parts == parts})
+        seen = sorted({t.dose for t in known[1:] if set(t.parts) == set(parts)})
         msg = f"Pass dose= for {name!r}; " + (f"in training it was {seen}." if seen else "it is new.")
         raise ValueError(msg)
     elif len(given) != len(parts) or not all(_is_dose(d) for d in given):
@@ -98,7 +119,7 @@ def _treatment(name: Any, dose: Any, known: Sequence[Treatment], sep: str | None
         raise ValueError(msg)
     order = np.argsort(parts, kind="stable")  # as in regimes
     parts = tuple(parts[i] for i in order)
-    return Treatment((sep or "+").join(parts), parts, tuple(float(given[i]) for i in order))
+    return Treatment((sep or "+").join(parts), parts, tuple(as_dose(given[i]) for i in order))
 
 
 def _is_dose(value: Any) -> bool:
@@ -161,7 +182,7 @@ def join(found: Interventions, rows: Sequence[Sequence[int]]) -> Interventions:
     """
     shift = found.log_sd is None
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in ("logits", "mean", "log_sd", "zero_logit")}
-    for some in rows:
+    for some in rows or [[]]:
         at = torch.as_tensor(list(some) or [0], dtype=torch.int64)
         logits, best = found.logits[at].max(0)
         parts["logits"].append(logits if some else torch.full_like(logits, -torch.inf))
@@ -171,7 +192,7 @@ def join(found: Interventions, rows: Sequence[Sequence[int]]) -> Interventions:
         for name in ("log_sd", "zero_logit"):
             if (values := getattr(found, name)) is not None:
                 parts[name].append(_pick(values, at, best))
-    return Interventions(**{name: torch.stack(values) for name, values in parts.items() if values})
+    return Interventions(**{name: torch.stack(values)[: len(rows)] for name, values in parts.items() if values})
 
 
 def shares(n_cells: int, n_fits: int) -> list[int]:
@@ -243,6 +264,7 @@ def baselines(
     ValueError
         If a name is unknown.
     """
+    names = [names] if isinstance(names, str) else names
     if unknown := [name for name in names if name not in BASELINES]:
         msg = f"Unknown baselines {shorten(unknown)}; known are {', '.join(BASELINES)}."
         raise ValueError(msg)
@@ -251,13 +273,34 @@ def baselines(
         make, needs = BASELINES[name]
         if ("dose" in needs and features.scale is None) or ("features" in needs and len(known) < 3):
             continue
-        fitted = make(data.values, data.codes, **_described(known[1:], features, None))
-        out[name] = _asker(fitted, features)
+        out[name] = _asker(make, data, known, features, choosy="features" in needs)
     return out
 
 
-def _asker(fitted: EffectBaseline, features: Features) -> Predict:
-    return lambda asked, more: fitted.predict(**_described(asked, features, more))
+def _asker(
+    make: Callable[..., EffectBaseline],
+    data: Environments,
+    known: Sequence[Treatment],
+    features: Features,
+    *,
+    choosy: bool,
+) -> Predict:
+    """Fit when asked; what is chosen by leaving out (`choosy`) leaves out perturbations if new ones are asked about."""
+    told = _described(known[1:], features, None)
+    seen = {part for t in known for part in t.parts}
+    choosy = choosy and len({t.name for t in known}) > 2
+
+    @cache
+    def fitted(new: bool) -> EffectBaseline:  # noqa: FBT001
+        return make(data.values, data.codes, **told, **({"hold_out": "perturbation"} if new else {}))
+
+    def predict(asked: Sequence[Treatment], more: pd.DataFrame | None) -> list[Floats]:
+        described = _described(asked, features, more)
+        new = [choosy and not seen.issuperset(t.parts) for t in asked]
+        several = {kind: fitted(kind).predict(**described) for kind in set(new)}
+        return [several[kind][i] for i, kind in enumerate(new)]
+
+    return predict
 
 
 def _described(treatments: Sequence[Treatment], features: Features, more: pd.DataFrame | None) -> dict[str, Any]:
@@ -273,7 +316,7 @@ def distances(pred: Floats, true: Floats, control: Floats) -> dict[str, float]:
     return {
         "mean_distance": metrics.mean_distance(pred, true),
         "pearson_delta": metrics.pearson_delta(pred, true, control),
-        "energy_distance": metrics.energy_distance(pred, true),
+        "energy_distance": metrics.energy_distance(pred, true) if min(len(pred), len(true)) > 1 else float("nan"),
     }
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from causcade.expression import Expression, read_expression
-from causcade.models._gim_features import FeatureTable, Treatment, parts_of, read_table
+from causcade.models._gim_features import FeatureTable, Treatment, as_dose, parts_of, read_table
 from causcade.reference import GroupLevels
 from causcade.regimes import Regimes, from_adata
 from causcade.regimes.labels import count_labels, shorten, suggest
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = [
+    "SCALED",
     "GimValues",
     "Levels",
     "Treated",
@@ -39,9 +40,8 @@ Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
 _KINDS = {"counts": True, "expression": None, "log": False, "continuous": None}
-_SCALED = ("counts", "expression")
+SCALED = ("counts", "expression")
 _BLOCK = 1024
-_DOSE_DIGITS = 6  # of float32; doses that agree so far are one dose
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def read_treated(adata: AnnData, args: dict[str, Any]) -> Treated:
         codes[(codes > 0) & (doses == 0)] = 0
     codes = _with_control(adata, codes, args["batch_key"])
     treatments, of_cell = _treatments(regimes, codes, doses, sep, int(regimes.params.get("min_cells", 1)))
-    table = _read_table(adata, args["features"], treatments, of_cell)
+    table = _read_table(adata, args["features"], treatments, of_cell, sep)
     for t in treatments[1:]:
         table.row(t.name, t.parts, [1.0] * len(t.parts))
     cells = np.flatnonzero(of_cell >= 0)
@@ -137,12 +137,12 @@ def _treatments(
 
 
 def _read_table(
-    adata: AnnData, features: str | None, treatments: Sequence[Treatment], of_cell: Positions
+    adata: AnnData, features: str | None, treatments: Sequence[Treatment], of_cell: Positions, sep: str | None
 ) -> FeatureTable:
     singles = sorted({part for t in treatments for part in t.parts})
     place = {name: i for i, name in enumerate(singles)}
     single = np.array([place[t.parts[0]] if len(t.parts) == 1 else -1 for t in treatments] + [-1], dtype=np.int64)
-    return read_table(adata, features, singles, single[of_cell])
+    return read_table(adata, features, singles, single[of_cell], sep)
 
 
 def read_doses(adata: AnnData, key: str | None, needed: NDArray[np.bool_]) -> Floats:
@@ -180,7 +180,7 @@ def read_doses(adata: AnnData, key: str | None, needed: NDArray[np.bool_]) -> Fl
             f"first is {str(adata.obs_names[first])!r} with {doses[first]:g}. Doses are plain numbers, not logarithms."
         )
         raise ValueError(msg)
-    return np.array([float(f"{dose:.{_DOSE_DIGITS}g}") for dose in doses])
+    return np.array([as_dose(dose) for dose in doses])
 
 
 # --- values ---------------------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def open_values(adata: AnnData, layer: str | None, values: GimValues) -> Express
 
 def library_size(source: Expression, values: GimValues, control: Positions) -> float:
     """Median total of control cells, which counts of all cells are brought to; NaN for other values."""
-    if values not in _SCALED:
+    if values not in SCALED:
         return float("nan")
     total = source.total_counts[control]
     return float(np.median(total[total > 0])) if (total > 0).any() else 1.0
@@ -221,7 +221,7 @@ def read_values(source: Expression, values: GimValues, cells: Positions, genes: 
     """Values ``(cells, genes)``; counts are scaled to `size` per cell (over all genes there are), then log1p."""
     parts = [source.rows(cells[s : s + _BLOCK])[:, genes] for s in range(0, len(cells), _BLOCK)]
     x = np.concatenate(parts).astype(np.float64)
-    if values not in _SCALED:
+    if values not in SCALED:
         return x
     total = source.total_counts[cells]
     return np.asarray(np.log1p(x * (size / np.where(total > 0, total, 1.0))[:, None]))

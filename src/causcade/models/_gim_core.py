@@ -12,7 +12,7 @@ from causcade import _keys
 from causcade._checks import at_least
 from causcade.gimfit import Environments
 from causcade.models._base import ScreenModel
-from causcade.models._gim_cells import GimValues, Levels, library_size, open_values, read_treated, read_unseen
+from causcade.models._gim_cells import SCALED, GimValues, Levels, library_size, open_values, read_treated, read_unseen
 from causcade.models._gim_cells import read_values as read_matrix
 from causcade.models._gim_cells import units as units_of
 from causcade.models._gim_features import Features, Treatment
@@ -114,7 +114,8 @@ class TreatmentModel(ScreenModel):
             ``.uns``: DataFrame of numbers, one row per perturbation, which may have rows for untried ones. A key of
             ``.obsm``: numbers that all cells of a perturbation share. ``"smiles"``: Morgan fingerprints of structures
             in ``.uns["smiles"]`` (perturbation -> SMILES) or ``.obs["smiles"]``; needs rdkit. A combination without a row
-            has the sum of its parts'. With `dose_key` all features come twice, once times the scaled dose.
+            (in any order of its parts) has the sum of its parts'. With `dose_key` all features come twice, once times the
+            scaled dose; for a combination with a row and different doses, times their mean.
         layer
             Layer with the values; ``None`` = ``.X``.
         values
@@ -193,9 +194,21 @@ class TreatmentModel(ScreenModel):
             raise KeyError(msg)
         return adata.obs[key].astype(str).to_numpy(dtype=str)[cells]
 
+    def _check_same_genes(self, adata: AnnData) -> None:
+        """Counts are scaled by totals over all genes, so that other genes would mean another scale."""
+        trained, given = (set(x.var_names.astype(str)) for x in (self.adata, adata))
+        if other := sorted(trained ^ given):
+            msg = (
+                f"{len(other):,} genes are in these data or in those of training, but not in both: {shorten(other)}. Counts "
+                f"are scaled by the total over all {len(trained):,} genes of training: pass cells with just these."
+            )
+            raise ValueError(msg)
+
     def _unseen(self, adata: AnnData) -> tuple[list[NDArray[np.float64]], tuple[Treatment, ...]]:
         """Cells of other data for each treatment in them, as those of training are read, and the treatments."""
         args = self._setup_args()
+        if args["values"] in SCALED:
+            self._check_same_genes(adata)
         stored = adata_labels(self.adata, args["regimes_key"])
         cells, of_cell, treatments = read_unseen(adata, self._regimes(), stored, args)
         values = self._values(adata, cells, args)

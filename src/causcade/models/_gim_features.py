@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 
 from causcade._checks import at_least
 from causcade.regimes.labels import shorten, suggest
@@ -18,14 +20,15 @@ from causcade.simulate.doses import FeatureMap
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["DoseScale", "FeatureTable", "Features", "Treatment", "parts_of", "read_table"]
+__all__ = ["DoseScale", "FeatureTable", "Features", "Treatment", "as_dose", "parts_of", "read_table"]
 
 Floats = NDArray[np.float64]
 
 _BITS, _RADIUS = 1024, 2  # of Morgan fingerprints
+_DOSE_DIGITS = 6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Treatment:
     """Perturbations given together, each at a dose (NaN: there are no doses); without parts it is the control."""
 
@@ -34,9 +37,24 @@ class Treatment:
     doses: tuple[float, ...]
 
     @property
+    def _key(self) -> tuple[Any, ...]:
+        return self.name, self.parts, tuple(None if np.isnan(dose) else dose for dose in self.doses)
+
+    def __eq__(self, other: object) -> bool:  # NaN is no dose, and equal to none
+        return isinstance(other, Treatment) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
     def dose(self) -> float:
         """The dose, if it is the same for all parts; else NaN."""
         return self.doses[0] if len(set(self.doses)) == 1 else float("nan")
+
+
+def as_dose(number: float) -> float:
+    """Round to the digits of float32: doses that agree so far are one dose."""
+    return float(f"{number:.{_DOSE_DIGITS}g}")
 
 
 def parts_of(name: str, sep: str | None) -> tuple[str, ...]:
@@ -86,23 +104,30 @@ class FeatureTable:
         ``(names, columns)``.
     kind
         ``"one-hot"``, or where the table comes from.
+    sep
+        Joins the parts of a combination in names; their order does not matter.
     """
 
     names: tuple[str, ...]
     columns: tuple[str, ...]
     values: Floats
     kind: str
+    sep: str | None = None
+
+    @cached_property
+    def _place(self) -> dict[tuple[str, ...], int]:
+        return {tuple(sorted(parts_of(name, self.sep))): i for i, name in enumerate(self.names)}
 
     def row(self, name: str, parts: Sequence[str], weights: Sequence[float]) -> Floats:
-        """Features of a perturbation, or the weighted sum of its parts' if it has no row of its own.
+        """Features of a perturbation times the mean weight, or the weighted sum of its parts' if it has no row of its own.
 
         Raises
         ------
         KeyError
             If a part has no features; the message gives close matches.
         """
-        if name in self.names:
-            parts, weights = (name,), (weights[0] if weights else 1.0,)
+        if (own := self._place.get(tuple(sorted(parts)))) is not None:
+            return np.asarray(np.mean(weights) * self.values[own])
         if absent := [part for part in parts if part not in self.names]:
             msg = f"There are no features of {shorten(absent)}.{suggest(absent[0], self.names)} {self._advice()}"
             raise KeyError(msg)
@@ -132,7 +157,7 @@ class FeatureTable:
         new = more.set_axis(more.columns.astype(str), axis=1)[list(self.columns)]
         table = _from_frame(new[~new.index.astype(str).isin(self.names)], "features")
         return FeatureTable(
-            self.names + table.names, self.columns, np.concatenate([self.values, table.values]), self.kind
+            self.names + table.names, self.columns, np.concatenate([self.values, table.values]), self.kind, self.sep
         )
 
 
@@ -191,7 +216,9 @@ def _rotate(raw: Floats, n_components: int) -> FeatureMap:
         raise ValueError(msg) from error
 
 
-def read_table(adata: AnnData, features: str | None, names: Sequence[str], regime: NDArray[np.int64]) -> FeatureTable:
+def read_table(
+    adata: AnnData, features: str | None, names: Sequence[str], regime: NDArray[np.int64], sep: str | None
+) -> FeatureTable:
     """Table of features, checked: every perturbation of training has a row, or all its parts do.
 
     Parameters
@@ -204,13 +231,28 @@ def read_table(adata: AnnData, features: str | None, names: Sequence[str], regim
         Single perturbations.
     regime
         ``(n_cells,)`` position in `names` of the perturbation of each cell, -1 for cells of none or of several.
+    sep
+        Joins the parts of a combination in the names of rows.
     """
+    table = replace(_read(adata, features, names, regime), sep=sep)
+    if len(table._place) < len(table.names):
+        same = [name for i, name in enumerate(table.names) if i not in table._place.values()]
+        msg = f"{table.kind} has several rows of the combination {shorten(same)}, in another order; keep one of each."
+        raise ValueError(msg)
+    return table
+
+
+def _read(adata: AnnData, features: str | None, names: Sequence[str], regime: NDArray[np.int64]) -> FeatureTable:
     if features is None:
         return FeatureTable(tuple(names), tuple(names), np.eye(len(names)), "one-hot")
     if features == "smiles":
         return _fingerprints(_read_smiles(adata, names, regime))
     if features in adata.obsm:
-        return _from_cells(pd.DataFrame(np.asarray(adata.obsm[features])), features, names, regime)
+        given = adata.obsm[features]
+        frame = (
+            given if isinstance(given, pd.DataFrame) else pd.DataFrame(given.toarray() if issparse(given) else given)
+        )
+        return _from_cells(frame, features, names, regime)
     if features in adata.uns:
         return _from_frame(adata.uns[features], f".uns[{features!r}]")
     known = [*map(str, adata.obsm), *(str(k) for k, v in adata.uns.items() if isinstance(v, pd.DataFrame))]
@@ -256,7 +298,7 @@ def _from_cells(frame: pd.DataFrame, key: str, names: Sequence[str], regime: NDA
             )
             raise ValueError(msg)
         rows.append((name, cells[0]))
-    return _from_frame(pd.DataFrame([r for _, r in rows], index=[n for n, _ in rows]), where)
+    return _from_frame(pd.DataFrame([r for _, r in rows], index=[n for n, _ in rows], columns=frame.columns), where)
 
 
 def _read_smiles(adata: AnnData, names: Sequence[str], regime: NDArray[np.int64]) -> dict[str, str]:

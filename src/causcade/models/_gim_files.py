@@ -28,7 +28,8 @@ def write_folder(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor
         msg = f"{folder} already holds {' and '.join(there)}; choose another folder, or pass overwrite=True."
         raise ValueError(msg)
     data = save(tensors)
-    text = json.dumps(config | {"sha256": hashlib.sha256(data).hexdigest()}, indent=1)  # before any file is touched
+    told = config | {"sha256": hashlib.sha256(data).hexdigest()}
+    text = json.dumps(told, indent=1, default=lambda x: x.tolist())  # of NumPy and pandas; before any file is touched
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _TENSORS).write_bytes(data)
     (folder / _CONFIG).write_text(text + "\n")

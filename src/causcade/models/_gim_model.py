@@ -27,6 +27,7 @@ __all__ = ["GimModel"]
 Preset = Literal["quick", "paper"]
 _MANY_DRAWS = 16
 _MANY_GENES = 50  # with drawn graphs: 0.7 s a step with linear mechanisms, 8 s with networks; 41 s and 15 GB at 200
+_FEW_CELLS, _TUNED_CELLS = 1000, 8800  # the quick prior of the networks, made for many, holds few at the controls
 _DECIDED = ("n_fits", "minutes", "patience")  # choices that belong to train
 
 
@@ -50,6 +51,9 @@ class GimModel(TreatmentModel):
     ) -> None:
         self.config = _check_choices(choices, preset)
         super().__init__(adata, genes, n_components)
+        n = len(self._treated.cells)
+        if preset == "quick" and "variance_networks" not in choices and n < _FEW_CELLS:
+            self.config = replace(self.config, variance_networks=self.config.variance_networks * _TUNED_CELLS / n)
         if self._setup_args()["batch_key"] is not None and self.config.mechanism == "zero_inflated":
             msg = "mechanism='zero_inflated' needs values as they are, so it cannot be used with batch_key."
             raise ValueError(msg)
@@ -89,7 +93,8 @@ class GimModel(TreatmentModel):
         minutes
             Stop after this time in this call, wherever it is; ``None`` = no limit.
         early_stopping
-            Stop a fit when the held-out log likelihood has not risen for long.
+            Stop a fit when the held-out log likelihood has not risen for ``patience`` looks (2,000 steps) after all schedules
+            have ended. Those of the quick preset end in the last tenth of its steps: only a longer fit can stop so.
         accelerator, devices
             ``"auto"``, ``"cpu"`` or ``"cuda"``, and the number of the device.
         rng
@@ -218,7 +223,7 @@ class GimModel(TreatmentModel):
         Raises
         ------
         ValueError
-            If there is no such model, or the treatments or their features are not those of training.
+            If there is no such model, or the treatments, their features or the total counts are not those of training.
         RuntimeError
             If the files are damaged.
         """
@@ -251,7 +256,13 @@ class GimModel(TreatmentModel):
         if not same or not np.array_equal(self._runs.features, self.features(self.treatments).astype(np.float32)):
             msg = "The perturbations, doses or features of this AnnData are not those the model was trained on."
             raise ValueError(msg)
-        self.library_size = np.nan if config["library_size"] is None else float(config["library_size"])
+        size = np.nan if config["library_size"] is None else float(config["library_size"])
+        if not np.isclose(self.library_size, size, rtol=1e-6, equal_nan=True):
+            msg = (
+                f"Controls of this AnnData have a median total of {self.library_size:g}, those the model was trained on "
+                f"{size:g}: pass the same data, with all their genes."
+            )
+            raise ValueError(msg)
 
 
 def _check_choices(choices: dict[str, Any], preset: str) -> GimConfig:

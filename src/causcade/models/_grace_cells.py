@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from causcade.gracefit import PairedCells
-from causcade.regimes.labels import shorten, suggest
+from causcade.regimes.labels import Genes, LabelReader, as_text, shorten, suggest
 
 if TYPE_CHECKING:
     from causcade.regimes import Regimes
@@ -105,13 +105,15 @@ def ask(combinations: Any, perturbations: Sequence[str], regimes: Regimes) -> li
     """
     sep, control = regimes.params.get("sep"), set(map(str, np.atleast_1d(regimes.params["control"])))
     known = dict(zip(map(str, regimes.names), parts_of_regimes(regimes), strict=True))
-    several: list[Any] = [combinations] if isinstance(combinations, str | tuple) else list(combinations)
+    one_thing = isinstance(combinations, str | tuple) or not isinstance(combinations, Iterable)
+    several: list[Any] = [combinations] if one_thing else list(combinations)
+    several = [c if isinstance(c, Iterable) else as_text(c) for c in several]  # labels may be numbers
     plain = all(isinstance(c, str) and (c in perturbations or c in control or not sep or sep not in c) for c in several)
-    if plain and not isinstance(combinations, str | tuple):
+    if plain and not one_thing:
         several = [several]  # a list of single names is one combination
     out = []
     for one in several:
-        names = [str(p) for p in one] if not isinstance(one, str) else _split(one, known, perturbations, sep)
+        names = [as_text(p) for p in one] if not isinstance(one, str) else _split(one, known, perturbations, sep)
         out.append(_check([n for n in names if n not in control], names, perturbations))
     return out
 
@@ -119,7 +121,7 @@ def ask(combinations: Any, perturbations: Sequence[str], regimes: Regimes) -> li
 def _split(one: str, known: dict[str, tuple[str, ...]], perturbations: Sequence[str], sep: str | None) -> list[str]:
     if one in perturbations:
         return [one]
-    return list(known.get(one, ())) or ([p.strip() for p in one.split(sep)] if sep else [one])
+    return list(known.get(one, ())) or LabelReader(Genes(perturbations), (), sep).split(one)  # names may hold sep
 
 
 def _check(names: list[str], given: list[str], perturbations: Sequence[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 from scvi.module.base import LossOutput
 from torch import nn
 
@@ -65,6 +66,9 @@ class GraceModel(ScreenModel):
         super().__init__(adata)
         self.config = GraceConfig.variant(variant, **choices)
         self.network = _match(network, adata)
+        if self.config.encoder == "multihot" and (self.network is None or "PG" not in self.network.edges):
+            note = "encoder='multihot' needs gene sets (edges of kind 'PG'); without, the model works on genes alone (as CMVAE)."
+            warnings.warn(note, UserWarning, stacklevel=2)
         if isinstance(network, Network):
             network = network.to_table()  # what is saved
         regimes = self._regimes()
@@ -77,6 +81,9 @@ class GraceModel(ScreenModel):
         seeds = generator(rng).integers(2**31 - 2, size=at_least(n_fits, 1, "n_fits")).tolist()
         self.module = self._module_cls(nn.ModuleList([self._untrained(seed) for seed in seeds]))
         self.temperature_ = [1.0] * n_fits
+        #: Parts of each single perturbation or combination that training has learnt from.
+        self.learnt_: list[tuple[str, ...]] = []
+        self.genes_: list[str] = list(map(str, adata.var_names))
         network_told = "no network" if self.graph is None else repr(self.network)
         self._model_summary_string = (
             f"GraCE-VAE, variant {variant!r}: {adata.n_obs:,} cells x {adata.n_vars:,} genes, {len(self.perturbations):,} "
@@ -110,11 +117,12 @@ class GraceModel(ScreenModel):
         if key not in adata.obsm:
             msg = f".obsm has no {key!r} (embedding_key).{suggest(key, adata.obsm)} It has {shorten(list(adata.obsm)) or 'nothing'}."
             raise KeyError(msg)
-        found = np.asarray(adata.obsm[key], dtype=np.float32)
+        found: Any = adata.obsm[key]
+        found = np.asarray(found.toarray() if sparse.issparse(found) else found, dtype=np.float32)
         if not np.isfinite(found).all():
             msg = f".obsm[{key!r}] (embedding_key) holds NaN or infinite numbers."
             raise ValueError(msg)
-        return found
+        return cast("NDArray[np.float32]", found)
 
     def _quiet_screen(self) -> ScreenData:
         with warnings.catch_warnings():
@@ -178,6 +186,7 @@ class GraceModel(ScreenModel):
             fits.append(trainer.run(progress_bar=progress_bar))
         self.module.net = nn.ModuleList([fit.net for fit in fits])
         self.temperature_ = [fit.temperature for fit in fits]
+        self.learnt_ = [tuple(self.perturbations[i] for i in data.parts[regime]) for regime in trainer.regimes]
         self.history_ = {
             name: pd.concat([pd.Series(fit.history[name], name=i) for i, fit in enumerate(fits)], axis=1)
             for name in fits[0].history
@@ -189,6 +198,13 @@ class GraceModel(ScreenModel):
         if not self.is_trained_:
             msg = "This GraCEVAE is not trained. Call .train() first."
             raise RuntimeError(msg)
+        if self.genes_ != list(map(str, self.adata.var_names)):  # scvi-tools loads it with a warning alone
+            msg = "The genes of this AnnData are not those of the saved model, in their order. Load with adata[:, model.genes_].copy()."
+            raise ValueError(msg)
+
+    def _known(self) -> list[int]:
+        """Numbers of the perturbations that training has learnt from, alone or in combinations."""
+        return [i for i, name in enumerate(self.perturbations) if any(name in some for some in self.learnt_)]
 
     def _net(self, fit: int) -> GraceVAE:
         """A fit, on the CPU."""
@@ -203,7 +219,11 @@ class GraceModel(ScreenModel):
 def _match(network: pd.DataFrame | Network | None, adata: AnnData) -> Network | None:
     if network is None:
         return None
-    found = network if isinstance(network, Network) else match_network(network, adata)
+    if isinstance(network, Network):
+        found = network
+    else:
+        listed = getattr(network, "attrs", {}).get("pathways")  # of a network that was saved
+        found = match_network(network, adata, pathways="measured" if listed is None else listed)
     if list(found.genes) != list(map(str, adata.var_names)):
         msg = (
             "The network was matched to other genes than those of this AnnData. Call match_network(table, adata) again."

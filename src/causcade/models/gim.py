@@ -36,8 +36,10 @@ class GIM(GimModel):
     genes
         Genes of the model, at most 500 and best tens; ``None`` = all. Counts are normalised by all genes there are.
     preset
-        ``"quick"``: :meth:`causcade.gimfit.GimConfig.quick`, a fit of minutes on a CPU; ``"paper"``: the choices of the paper
-        where it says them, a fit of hours.
+        ``"quick"``: :meth:`causcade.gimfit.GimConfig.quick`, a fit of minutes on a CPU (with fewer than 1,000 cells
+        ``variance_networks`` is wider, 176 / cells); ``"paper"``: the defaults of
+        :class:`causcade.gimfit.GimConfig`, which are the paper's where it says them, but for ``likelihood`` and
+        ``standardise``; a fit of hours.
     n_components
         Principal components of the features, fitted to the perturbations (and doses) of training; ``None`` = the
         standardised features themselves.
@@ -67,8 +69,9 @@ class GIM(GimModel):
 
     def _ask(self, perturbation: Any, dose: Any) -> list[Treatment]:
         """Treatments of a question."""
-        sep, doses = self._regimes().params.get("sep"), self.features.scale is not None
-        return answers.ask(perturbation, dose, self.treatments, sep, with_doses=doses)
+        params, doses = self._regimes().params, self.features.scale is not None
+        control = {str(label) for label in params["control"]}
+        return answers.ask(perturbation, dose, self.treatments, params.get("sep"), control=control, with_doses=doses)
 
     def _interventions(
         self, asked: Sequence[Treatment], features: pd.DataFrame | None, combine: str, fit: GimFit
@@ -96,8 +99,8 @@ class GIM(GimModel):
         Parameters
         ----------
         perturbation
-            A name; several names in a list; for a combination a tuple, or names joined by `sep`. The name of the control
-            gives untreated cells. ``None`` = control and all treatments of training.
+            A name; several names in a list; for a combination a tuple, or names joined by `sep`. A label of the control
+            gives untreated cells, and adds nothing to others. ``None`` = control and all treatments of training.
         dose
             A number, or one for each perturbation (several for one name: a dose response); a tuple of doses for the parts
             of a combination. Needed with `dose_key` only.
@@ -161,7 +164,7 @@ class GIM(GimModel):
         Parameters
         ----------
         perturbation, dose, features, combine
-            As in :meth:`predict`; by default all treatments of training.
+            As in :meth:`predict`; by default all treatments of training. The control has no rows.
 
         Returns
         -------
@@ -236,7 +239,9 @@ class GIM(GimModel):
         baselines
             Some of ``"observational"`` (control cells), ``"perturbed_mean"`` (the mean change over all treatments),
             ``"next_lower_dose"`` (training cells of the same perturbation), ``"ridge"`` and ``"mlp"`` (mean change from
-            features). One that needs doses is left out where there are none.
+            features; for perturbations that were not in training, their penalty or steps are those that were best for
+            perturbations left out). One that needs doses is left out where there are none, and the last two where there
+            is one treatment.
         n_cells
             Cells that the model draws for each treatment.
         features, combine
@@ -248,7 +253,7 @@ class GIM(GimModel):
         -------
         One row per treatment and method (``"GIM"`` first): ``perturbation``, ``dose``, ``in_training``, ``n_cells`` (true
         ones), ``method``, ``mean_distance``, ``pearson_delta`` (against training controls; NaN where no change is
-        predicted), ``energy_distance``; see :mod:`causcade.metrics`. Lower distances and a higher correlation are better.
+        predicted), ``energy_distance`` (NaN for a single cell); see :mod:`causcade.metrics`. Lower distances and a higher correlation are better.
 
         Raises
         ------
@@ -257,9 +262,11 @@ class GIM(GimModel):
         KeyError
             If a column, a gene, or features of a perturbation are missing.
         ValueError
-            If no cell is perturbed, or a baseline is unknown.
+            If no cell is perturbed, a baseline is unknown, or with counts, which are scaled by the total over all genes of
+            training, the genes are others.
         """
-        fit, data, gen = self.fitted, self.environments(), generator(rng)
+        fit, n_cells, gen = self.fitted, at_least(n_cells, 1, "n_cells"), generator(rng)
+        data = self.environments()
         true, asked = self._unseen(adata)
         several = answers.baselines(baselines, data, self.treatments, self.features)
         made = {"GIM": answers.draw(fit, self._interventions(asked, features, combine, fit), n_cells, gen)}
@@ -293,7 +300,8 @@ class GIM(GimModel):
         genes
             Genes of the model; ``None`` = the six that change most in the data (if it was in training, else by the model).
         doses
-            Where to predict; ``None`` = 25 doses from the lowest above 0 to the highest of training, and those of training.
+            Where to predict; ``None`` = 25 doses from the lowest above 0 to the highest of training, and those of training
+            (with ``amortised=False`` these alone).
             Below the lowest nothing is known: the model need not approach the control there.
         baselines
             As in :meth:`compare`.
@@ -315,15 +323,23 @@ class GIM(GimModel):
         KeyError
             If the perturbation or a gene is unknown.
         ValueError
-            If the model was set up without dose_key, or a dose or baseline is unusable.
+            If the model was set up without dose_key, a dose, baseline or number of cells is unusable, or `perturbation`
+            is the control.
         """
         if self.features.scale is None:
             msg = "This model was set up without dose_key: there are no doses to go along."
             raise ValueError(msg)
-        fit, data, gen = self.fitted, self.environments(), generator(rng)
-        seen = sorted({t.dose for t in self.treatments[1:] if t.name == perturbation})
-        grid = answers.dose_grid(self.features.scale, seen) if doses is None else list(doses)
-        asked = self._ask(perturbation, grid)
+        fit, n_cells, gen = self.fitted, at_least(n_cells, 1, "n_cells"), generator(rng)
+        parts = self._ask(perturbation, 1.0)[0].parts
+        if not parts:
+            msg = f"{perturbation!r} is the control, which has no dose; name a perturbation."
+            raise ValueError(msg)
+        seen = sorted({t.dose for t in self.treatments if t.parts == parts})
+        if doses is None:
+            grid = answers.dose_grid(self.features.scale, seen) if fit.config.amortised else seen
+        else:
+            grid = np.atleast_1d(doses).tolist()
+        asked, data = self._ask(perturbation, grid), self.environments()
         found = self._interventions(asked, None, "union", fit)
         seed = int(gen.integers(2**31))
         curves = np.stack([answers.curve(fit, f, number, n_cells, seed) for number, f in enumerate(found)])

@@ -15,6 +15,7 @@ from causcade._checks import at_least, generator
 from causcade.models import _grace_cells as cells
 from causcade.models import _grace_programs as programs
 from causcade.models._grace_model import GraceModel, GraCEVAEModule
+from causcade.regimes.labels import shorten
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,7 +44,8 @@ class GraCEVAE(GraceModel):
         them for these genes; ``None`` = no network.
     variant
         ``"grace"``; ``"cmvae"``: without the network; ``"multihot"``: pathways as further inputs; ``"vgae"``: programs do
-        not act on one another; ``"reference"`` and ``"reference-cmvae"``: as the published code trains and predicts.
+        not act on one another; ``"reference"`` and ``"reference-cmvae"``: as the published code trains (with
+        ``train(combinations=False)``) and predicts.
     embedding_key
         Key in ``.obsm`` of further values of each cell for the encoder (of a foundation model, say).
     n_fits
@@ -108,8 +110,8 @@ class GraCEVAE(GraceModel):
 
         Returns
         -------
-        A new AnnData of all genes. ``.obs``: ``perturbation``, ``in_training`` (the combination itself was in the data),
-        and for cells ``fit``. ``.uns["units"]`` says what the numbers are, ``.uns["params"]`` how the data were read. With
+        A new AnnData of all genes. ``.obs``: ``perturbation``, ``in_training`` (training has learnt from cells of that very
+        combination), and for cells ``fit``. ``.uns["units"]`` says what the numbers are, ``.uns["params"]`` how the data were read. With
         ``"mean"`` also the layers ``"change"`` (against predicted control cells), ``"additive"`` (mean of control cells,
         which is in ``.var["control"]``, plus the changes of the single perturbations; NaN where one was never seen alone)
         and ``"sd"`` (over fits; NaN for one).
@@ -119,7 +121,7 @@ class GraCEVAE(GraceModel):
         RuntimeError
             If the model is not trained.
         KeyError
-            If a perturbation was not among those of the model.
+            If training has learnt from no cell of a perturbation.
         ValueError
             If nothing is asked for, or a number is out of range.
         """
@@ -129,14 +131,15 @@ class GraCEVAE(GraceModel):
             raise ValueError(msg)
         n_cells, gen, regimes = at_least(n_cells, 1, "n_cells"), generator(rng), self._regimes()
         asked = cells.ask(combinations, self.perturbations, regimes)
+        known = {self.perturbations[i] for i in self._known()}
+        if absent := [p for some in asked for p in some if p not in known]:
+            msg = f"Training has learnt from no cell of {shorten(absent)}, so nothing can be said of its effect."
+            raise KeyError(msg)
         screen = self._quiet_screen()
         made = [self._generate(some, screen, regimes.codes, n_cells, gen) for some in asked]
         sep = regimes.params.get("sep") or "+"
         names = [sep.join(some) if some else str(regimes.names[0]) for some in asked]
-        parts = cells.parts_of_regimes(regimes)
-        tried = {
-            some for some, n in zip(parts, regimes.n_cells, strict=True) if n
-        }  # cells may have been taken out since
+        tried = {(), *self.learnt_}
         obs = pd.DataFrame({"perturbation": names, "in_training": [some in tried for some in asked]})
         if kind == "mean":
             means = cells.regime_means(screen, regimes.codes, len(regimes))
@@ -267,7 +270,7 @@ class GraCEVAE(GraceModel):
 
         Returns
         -------
-        One row per perturbation: the share of its shift that falls on each program (columns ``P0``, ``P1``, ...; rows sum
+        One row per perturbation in training: the share of its shift that falls on each program (columns ``P0``, ``P1``, ...; rows sum
         to 1), and ``strength``, the signed size of the shift.
 
         Raises
@@ -279,7 +282,7 @@ class GraCEVAE(GraceModel):
         """
         share, strength = programs.assignments(self._net(fit), self.temperature_[fit])
         table = pd.DataFrame(share, index=self.perturbations, columns=[f"P{i}" for i in range(share.shape[1])])
-        return table.assign(strength=strength)
+        return table.assign(strength=strength).iloc[self._known()]
 
     def get_programs(self, n_top: int = 10, *, fit: int = 0) -> pd.DataFrame:
         """Describe programs that a perturbation acts on: genes they move, pathways of these, perturbations. Writes nothing.
@@ -310,8 +313,8 @@ class GraCEVAE(GraceModel):
         control = np.flatnonzero(self._regimes().codes == 0)[:_BLOCK]
         embedding = self._embedding(self.adata)
         more = None if embedding is None else torch.from_numpy(embedding[control])
-        effects = programs.gene_effects(net, torch.from_numpy(screen.rows(control)), more)
+        effects, known = programs.gene_effects(net, torch.from_numpy(screen.rows(control)), more), self._known()
         return programs.program_table(
-            effects, programs.sharp(net), programs.assignments(net, 1.0)[1], self.perturbations, screen.genes,
-            self.network, n_top,
+            effects, programs.sharp(net)[known], programs.assignments(net, 1.0)[1][known],
+            [self.perturbations[i] for i in known], screen.genes, self.network, n_top,
         )  # fmt: skip

@@ -47,8 +47,8 @@ class Network:
         One row per kind: ``n_rows`` of the table, ``n_used``, and why others were not: ``n_unmatched`` (an end is not
         measured, or a pathway without measured genes), ``n_loops``, ``n_repeated``.
     nodes
-        Numbers of ``genes_matched``, ``genes_unmatched`` (in the table, not measured), ``genes_without_edge``
-        (measured, not in the table), ``pathways``, ``pathways_left_out``.
+        Numbers of ``genes_matched`` (measured, in the table), ``genes_unmatched`` (in the table, not measured),
+        ``genes_without_edge`` (measured, no edge left), ``pathways``, ``pathways_left_out``.
     unmatched
         Names of the genes that were not measured.
     notes
@@ -67,9 +67,10 @@ class Network:
     def __repr__(self) -> str:
         """Say how much matched."""
         used = ", ".join(f"{e.shape[1]:,} {kind}" for kind, e in self.edges.items())
+        reached = len(self.genes) - self.nodes["genes_without_edge"]
         return (
-            f"Network({self.nodes['genes_matched']:,} of {len(self.genes):,} measured genes, {len(self.pathways):,} "
-            f"pathways; edges: {used or 'none'}; {self.nodes['genes_unmatched']:,} genes of the table not measured)"
+            f"Network({reached:,} of {len(self.genes):,} measured genes with an edge, {len(self.pathways):,} pathways; "
+            f"edges: {used or 'none'}; {self.nodes['genes_unmatched']:,} genes of the table not measured)"
         )
 
     @property
@@ -78,13 +79,15 @@ class Network:
         return sum(e.shape[1] for e in self.edges.values())
 
     def to_table(self) -> pd.DataFrame:
-        """Edges that are used, as a table in the format of :func:`read_network`."""
+        """Edges that are used, as a table in the format of :func:`read_network`; ``.attrs["pathways"]`` names all pathways."""
         ends = {"G": self.genes, "P": self.pathways}
         parts = [
             pd.DataFrame({"source": ends[k[0]][e[0]], "target": ends[k[1]][e[1]], "kind": k, "weight": self.weights[k]})
             for k, e in self.edges.items()
         ]
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
+        table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
+        table.attrs["pathways"] = self.pathways.tolist()
+        return table
 
     def graph(self) -> GeneGraph:
         """Edges as arrays, for a network."""
@@ -97,7 +100,7 @@ def match_network(
     *,
     gene_symbols: str | None = None,
     kinds: Sequence[str] = KINDS,
-    pathways: Literal["measured", "all"] = "measured",
+    pathways: Literal["measured", "all"] | Sequence[str] = "measured",
 ) -> Network:
     """Find the genes of a network among the measured ones. Nothing is dropped without being counted.
 
@@ -112,7 +115,8 @@ def match_network(
     kinds
         Kinds of edges to use, e.g. ``("GG", "PG")``.
     pathways
-        ``"measured"``: those with a measured gene; ``"all"``: also those without, as in the paper's main model.
+        ``"measured"``: those with a measured gene; ``"all"``: also those without, as in the paper's main model. Or their
+        names.
 
     Returns
     -------
@@ -134,8 +138,8 @@ def match_network(
     if unknown := sorted(set(kinds) - set(KINDS)):
         msg = f"kinds must be among {list(KINDS)}, not {unknown}."
         raise ValueError(msg)
-    if pathways not in ("measured", "all"):
-        msg = f"pathways must be 'measured' or 'all', not {pathways!r}."
+    if isinstance(pathways, str) and pathways not in ("measured", "all"):
+        msg = f"pathways must be 'measured', 'all' or names, not {pathways!r}."
         raise ValueError(msg)
     known, var = _genes(genes, gene_symbols)
     table = table[table["kind"].isin(list(kinds))]
@@ -152,9 +156,9 @@ def match_network(
     nodes = {
         "genes_matched": matched,
         "genes_unmatched": len(unmatched),
-        "genes_without_edge": len(known.names) - matched,
+        "genes_without_edge": len(known.names) - _reached(edges),
         "pathways": len(kept),
-        "pathways_left_out": len(_listed(table)) - len(kept),
+        "pathways_left_out": len(set(_listed(table)) - set(kept)),
     }
     report = pd.DataFrame(rows, columns=["kind", "n_rows", "n_used", "n_unmatched", "n_loops", "n_repeated"])
     names = np.asarray(known.names, dtype=str)
@@ -190,7 +194,16 @@ def _listed(table: pd.DataFrame) -> NDArray[Any]:
     return np.array(sorted(set(found)), dtype=str)
 
 
-def _pathways(table: pd.DataFrame, place: pd.Series, which: str) -> NDArray[np.str_]:
+def _reached(edges: dict[str, Ints]) -> int:
+    """Number of genes with an edge."""
+    genes = [edges["GG"].ravel()] if "GG" in edges else []
+    genes += [edges["PG"][1]] if "PG" in edges else []
+    return int(np.unique(np.concatenate(genes)).size) if genes else 0
+
+
+def _pathways(table: pd.DataFrame, place: pd.Series, which: str | Sequence[str]) -> NDArray[np.str_]:
+    if not isinstance(which, str):
+        return np.array(sorted(set(map(str, which))), dtype=str)
     if which == "all":
         return np.asarray(_listed(table), dtype=str)
     used = table[(table["kind"] == "PG") & table["target"].isin(place.index)]
@@ -223,8 +236,10 @@ def _edges(
 
 
 def _doubt(found: Network, wanted: list[str], known: Genes, var: pd.DataFrame | None) -> Network:
-    if found.nodes["genes_matched"] >= _FEW * len(found.genes) and found.n_edges:
+    reached = len(found.genes) - found.nodes["genes_without_edge"]
+    if reached >= _FEW * len(found.genes) and found.n_edges:
         return found
+    wanted = list(map(str, wanted))  # numpy's text says so in messages
     absent = [name for name in wanted if name not in known][:200]
     folded = {name.casefold() for name in known.names}
     case = sum(name.casefold() in folded for name in absent)
@@ -232,8 +247,8 @@ def _doubt(found: Network, wanted: list[str], known: Genes, var: pd.DataFrame | 
     if told := explain_mismatch(absent, known, var):
         why.append(told)
     note = (
-        f"Only {found.nodes['genes_matched']:,} of {len(found.genes):,} measured genes ({shorten(known.names, 3)}) are in "
-        f"the network ({shorten(wanted, 3)}), and {found.n_edges:,} edges are left"
+        f"Only {reached:,} of {len(found.genes):,} measured genes ({shorten(known.names, 3)}) have an edge in the "
+        f"network ({shorten(wanted, 3)}), and {found.n_edges:,} edges are left"
         + (f": {'; '.join(why)}." if why else ".")
     )
     warnings.warn(note, UserWarning, stacklevel=3)

@@ -39,7 +39,8 @@ def rewire(
 
     Returns
     -------
-    A network with as many edges, none twice and no loops. An edge stays where it was if every draw for it clashed.
+    A network with as many edges, none twice and no loops. An edge stays where it was if every draw for it clashed:
+    with degrees kept, many do in a small network with hubs, so count those that moved.
 
     Raises
     ------

@@ -120,6 +120,9 @@ def _read_gmt(path: Path) -> pd.DataFrame:
 
 
 def check_table(table: pd.DataFrame, kind: str, columns: Sequence[str | int] | None) -> pd.DataFrame:
+    if not isinstance(table, pd.DataFrame):
+        msg = f"A network is a table of edges, not {type(table).__name__}; causcade.networks.read_network reads files and lists."
+        raise ValueError(msg)
     names = _columns(table, columns)
     out = pd.DataFrame({role: table[name].to_numpy() for role, name in names.items()})
     if out.empty:
@@ -136,8 +139,9 @@ def check_table(table: pd.DataFrame, kind: str, columns: Sequence[str | int] | N
         msg = f"Kinds of edges must be in {list(KINDS)}, not {unknown[:5]}."
         raise ValueError(msg)
     weight = pd.to_numeric(out["weight"], errors="coerce") if "weight" in out else pd.Series(1.0, out.index)
-    if not ((weight > 0) & np.isfinite(weight)).all():
-        msg = f"{int((~(weight > 0)).sum()):,} edges have a weight that is no number above 0; leave them out, or the column."
+    fine = (weight > 0) & np.isfinite(weight)
+    if not fine.all():
+        msg = f"{int((~fine).sum()):,} edges have a weight that is no number above 0; leave them out, or the column."
         raise ValueError(msg)
     return out.assign(weight=weight.astype(np.float64))[COLUMNS]
 

@@ -303,7 +303,7 @@ class GraceVAE(nn.Module):
         if rng is not None:
             z = z + variance.sqrt() * _normal(z, rng)
         shifted = z + self.shift(parts, temperature) if len(parts) else z
-        made, plain = self.decode(self.propagate(torch.cat([shifted, z]))).split(len(z))
+        made, plain = self.decode(self.propagate(torch.cat([shifted, z]))).tensor_split(2)  # also of no cell
         return made, plain
 
 

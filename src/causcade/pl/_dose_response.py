@@ -142,14 +142,6 @@ def _draw(ax: Axes, table: pd.DataFrame, gene: str) -> None:
         ax.fill_between(model["dose"], low, high, color=STYLE["up"], alpha=0.2, linewidth=0, label="± sd over fits")
     data = table[table["source"] == _DATA]
     if len(data):
-        look = {
-            "fmt": "o",
-            "color": STYLE["ink"],
-            "markersize": 4.5,
-            "elinewidth": 1,
-            "ecolor": STYLE["bar"],
-            "zorder": 4,
-        }
         ax.errorbar(data["dose"], data["mean"], yerr=data["sd"], label="data, ± sd of cells", **_POINTS)
     _scale(ax, model["dose"].to_numpy(), data["dose"].to_numpy())
     ax.set_title(gene, fontsize=STYLE["font"], parse_math=False)
@@ -174,12 +166,12 @@ def _label(axes: list[Axes], perturbation: str, units: str, *, new: bool) -> Non
     style: dict[str, Any] = {"frameon": False, "fontsize": STYLE["small"], "handlelength": 2.4}
     if not new:
         for panel in axes:
-            panel.set_xlabel(f"dose of {perturbation}", fontsize=STYLE["font"])
+            panel.set_xlabel(f"dose of {perturbation}", fontsize=STYLE["font"], parse_math=False)
             panel.set_ylabel("mean", fontsize=STYLE["font"])
         axes[0].legend(handles, labels, **style)
         return
     figure.supxlabel(f"dose of {perturbation}", fontsize=STYLE["font"], parse_math=False)
-    figure.supylabel("mean expression" if "log" in units else "mean", fontsize=STYLE["font"])
+    figure.supylabel("mean log expression" if "log" in units else "mean", fontsize=STYLE["font"])
     place: dict[str, Any] = {"loc": "outside upper center", "ncols": min(len(axes), 3)}
     if len(axes) == 1:
         place = {"loc": "outside right upper"}

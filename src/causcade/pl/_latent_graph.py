@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
-from matplotlib.patheffects import withStroke
 
 from causcade import _keys, get
 from causcade.get._stored import check_count
@@ -214,8 +213,8 @@ def _draw_arrows(
         at = _free_place(path, placed, scale)
         placed.append(at)
         text: dict[str, Any] = {"fontsize": 0.85 * STYLE["small"] * scale, "color": colour, "zorder": 2}
-        halo = [withStroke(linewidth=2 * scale, foreground="white")]
-        ax.text(at[0], at[1], f"{weight:.2g}".replace("-", "−"), ha="center", va="center", path_effects=halo, **text)
+        ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.5 * scale}  # a wide arrow would hide it
+        ax.text(at[0], at[1], f"{weight:.2g}".replace("-", "−"), ha="center", va="center", bbox=ground, **text)
 
 
 def _free_place(path: Path, taken: list[np.ndarray], scale: float) -> np.ndarray:

@@ -30,6 +30,9 @@ _WORDS: Final = {
     "energy": "energy distance",
     "mse": "mean squared error",
     "vcc_de_overlap": "overlap of changed genes",
+    "vcc_de_jaccard": "genes called, Jaccard",
+    "vcc_de_direction": "direction of called genes",
+    "vcc_de_error": "relative error of changes",
     "vcc_discrimination": "discrimination (L1)",
     "vcc_mae": "mean absolute error",
     "vcc": "Virtual Cell score",
@@ -45,6 +48,7 @@ _LOOKS: Final[dict[str, dict[str, Any]]] = {
 _BASELINE: Final[dict[str, Any]] = {"color": STYLE["down"], "linestyle": (0, (4, 3)), "linewidth": 1.2}
 _CEILING: Final[dict[str, Any]] = {"color": STYLE["ink"], "linestyle": ":", "linewidth": 1.6}
 _COLUMNS, _PANEL, _NAMES = 3, 2.6, 1.5  # panels in a row, inches of a panel and of the names
+_MARKS = 5  # that the legend explains
 
 
 def scorecard(
@@ -144,9 +148,15 @@ def _order(table: pd.DataFrame) -> list[str]:
 
 def _new_axes(n: int, n_methods: int) -> list[Axes]:
     columns, rows = min(n, _COLUMNS), -(-n // _COLUMNS)
-    size = (_NAMES + _PANEL * columns, rows * (STYLE["row"] * n_methods + 0.85) + 0.75)
+    legend = -(-_MARKS // _legend_columns(n)) - 1
+    size = (_NAMES + _PANEL * columns, rows * (STYLE["row"] * n_methods + 0.85) + 0.75 + 0.22 * legend)
     figure = plt.figure(figsize=size, layout="constrained")
     return [figure.add_subplot(rows, columns, k + 1) for k in range(n)]
+
+
+def _legend_columns(n: int) -> int:
+    """Entries that fit side by side under so many panels."""
+    return {1: 2, 2: 3}.get(n, _MARKS)
 
 
 def _draw(ax: Axes, rows: pd.DataFrame, metric: str) -> None:
@@ -176,7 +186,7 @@ def _draw(ax: Axes, rows: pd.DataFrame, metric: str) -> None:
     for y, (_, row) in enumerate(rows.iterrows()):
         if not np.isfinite(row["value"]):
             ax.text(0.03, y, "not scored", transform=ax.get_yaxis_transform(), va="center", fontsize=STYLE["small"],
-                    color=STYLE["bar"], style="italic")  # fmt: skip
+                    color=STYLE["bar"], style="italic", backgroundcolor="white")  # fmt: skip
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_title(f"{_WORDS.get(metric, metric)} {'→' if up else '←'}", fontsize=STYLE["font"], parse_math=False)
     ax.xaxis.set_major_locator(MaxNLocator(4))
@@ -204,9 +214,18 @@ def _tell(axes: Sequence[Axes], table: pd.DataFrame) -> None:
     figure = whole_figure(axes[0])
     first, name = table.iloc[0], str(table.attrs.get("baseline", "baseline"))
     n = int(table["n"].max())
-    figure.suptitle(f"{first['task']}, split: {first['split']}, {n:,} held-out perturbations", fontsize=STYLE["title"])
+    figure.suptitle(
+        f"{first['task']}, split: {first['split']}, {n:,} held-out perturbation{'s' * (n != 1)}",
+        fontsize=STYLE["title"],
+    )
     told = [Line2D([], [], linestyle="none", markeredgewidth=1.4, markerfacecolor="white", label=kind, **_LOOKS[kind])
             for kind in _LOOKS if kind in set(table["kind"])]  # fmt: skip
     told.append(Line2D([], [], linestyle="none", marker="o", color=STYLE["ink"], label="filled: better (95 %)"))
     told += [Line2D([], [], label=name, **_BASELINE), Line2D([], [], label="replicate", **_CEILING)]
-    figure.legend(handles=told, loc="outside lower center", ncols=len(told), frameon=False, fontsize=STYLE["small"])
+    figure.legend(
+        handles=told,
+        loc="outside lower center",
+        ncols=_legend_columns(len(axes)),
+        frameon=False,
+        fontsize=STYLE["small"],
+    )
