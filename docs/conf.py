@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,14 @@ anndata.AnnData.__module__ = "anndata"
 HERE = Path(__file__).parent
 shutil.rmtree(HERE / "tutorials", ignore_errors=True)
 shutil.copytree(HERE.parent / "tutorials", HERE / "tutorials", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+
+sys.path.insert(0, str(HERE))
+import _gallery
+
+from causcade import pl
+
+first_lines = {name: (getattr(pl, name).__doc__ or "").strip().splitlines()[0] for name in pl.__all__}
+_gallery.write(HERE.parent / "tutorials", HERE, list(pl.__all__), first_lines)
 
 project = "causcade"
 author = "causcade developers"
