@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+from importlib import import_module
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import anndata
+
+from causcade import pl
 
 # Types print as `anndata.AnnData`, the name users know, not as the private module that defines it.
 anndata.AnnData.__module__ = "anndata"
@@ -23,10 +26,7 @@ shutil.rmtree(HERE / "tutorials", ignore_errors=True)
 shutil.copytree(HERE.parent / "tutorials", HERE / "tutorials", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
 
 sys.path.insert(0, str(HERE))
-import _gallery
-
-from causcade import pl
-
+_gallery = import_module("_gallery")
 first_lines = {name: (getattr(pl, name).__doc__ or "").strip().splitlines()[0] for name in pl.__all__}
 _gallery.write(HERE.parent / "tutorials", HERE, list(pl.__all__), first_lines)
 
