@@ -100,7 +100,7 @@ def _gim(cells: np.ndarray, codes: np.ndarray, features: np.ndarray, new: np.nda
     spread = cells[1:].std(0)
     rows = np.concatenate([np.zeros((1, features.shape[1])), features])
     config = GimConfig.quick(
-        intervention=intervention, standardise=False, steps=STEPS, n_holdout=0, variance_networks=0.1
+        intervention=intervention, standardise=False, steps=STEPS, n_holdout=0, variance_networks=176 / len(cells)
     )
     found = fit(Environments(cells / spread, codes, rows), config, rng=0, accelerator="cpu")
     return found.predict(new, N_CELLS, rng=1).mean(1) * spread

@@ -63,14 +63,16 @@ def _spread(values: pd.Series, digits: int) -> str:
 INTRO = """Mean ± standard deviation over seeds; a seed draws another split and another start. *Singles*: perturbations of the training
 data, cells held out. *Doubles*: combinations whose parts are there alone and that were in no way in training. *r change*:
 Pearson correlation of predicted and observed mean change against control, over all genes, or the 20 that change most; *r to mean*:
-the same against the mean of the perturbed cells of training. *R2*, *RMSE*, *MMD* (kernels of width 1,000) on the 20; *energy*:
+the same against the mean of the perturbed cells of training. *R2*, *RMSE*, *MMD* (ten kernels around the mean squared distance of two cells) on the 20; *energy*:
 distance of predicted and observed cells, all genes; *discrimination*: 1 = each prediction is nearest to its own truth, 0.5 = by chance. Lower is better for
-RMSE, MMD and energy. *additive* moves control cells by both mean shifts, *stronger single* predicts the cells of the part
-that moves more, *perturbed mean* moves by the mean of all shifts. *Corrupted graph*: all edges moved, degrees kept. *Start alone*: what GraCE begins with, not trained. *As published*: the
-published code's choices, one start, no validation. CPU seconds are of one thread on a machine that did other things too."""
+RMSE, MMD and energy. *additive* moves control cells by both mean shifts (additive in means and on cells), *stronger single* predicts the cells of the part
+that moves more, *perturbed mean* moves by the mean of all shifts. *Corrupted graph*: ends of edges swapped, degrees kept (where hubs have most of the edges, many come back to where they were). *Start alone*: what GraCE begins with, not trained. *As published*: the
+published code's choices, one start, no validation; it too learns from the combinations that the others learn from. Without pathways *multi-hot* is
+CMVAE. CPU seconds are of one thread on a machine that did other things too."""
 
 REAL = """The combination screen: 18 single perturbations, 10 combinations that are learned from and 5 held-out ones of Norman et al. (2019), 500 genes,
-100 cells each; its network (STRING above a score of 700, Reactome): 313 genes, 829 pathways. Choices of the loss were made on held-out cells of single perturbations, in other splits. With so few perturbations nothing about how perturbations interact can be
+100 cells each; its network (STRING, Reactome): 268 genes with
+an edge, 829 pathways; of the 72 edges between genes, 57 % are still there when corrupted, of those to pathways 9 %. Choices of the loss were made on held-out cells of single perturbations, in other splits of the same screen. With so few perturbations nothing about how perturbations interact can be
 learned; what can be shown is whether a model does harm."""
 
 SYNTHETIC = """Six programs that act on one another (expected 6 edges among 15 pairs), each moving 20 genes of its own of 120, softplus; nine
@@ -128,7 +130,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--real", help="h5ad of a real screen")
-    parser.add_argument("--network", type=Path, nargs="*", default=[], help="its networks, as networks.read_network reads them")
+    parser.add_argument(
+        "--network", type=Path, nargs="*", default=[], help="its networks, as networks.read_network reads them"
+    )
     parser.add_argument("--reactome", type=Path, nargs=2, help="gene sets and hierarchy of pathways of Reactome")
     parser.add_argument("--synthetic", action="store_true")
     parser.add_argument("--speed", action="store_true", help="time of a step against the published formulation")
@@ -145,7 +149,11 @@ def main() -> None:
     given = {"real": args.real, "synthetic": args.synthetic, "speed": args.speed}
     wanted = [name for name in given if given[name]] or ([] if args.page else ["synthetic"])
     for task in wanted:
-        table = pd.concat([grace_speed.table(threads=n) for n in args.threads]) if task == "speed" else summary(run(task, args))
+        table = (
+            pd.concat([grace_speed.table(threads=n) for n in args.threads])
+            if task == "speed"
+            else summary(run(task, args))
+        )
         print(f"\n## {task}\n\n{table.to_string(index=False)}", flush=True)
         if args.out:
             args.out.mkdir(parents=True, exist_ok=True)

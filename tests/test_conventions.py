@@ -23,11 +23,11 @@ LEVELS = {
         "_checks _device _keys citests contrasts edge_inputs fusion metrics nn pairs set_inputs simulate splits stats unmixing".split()
     ),
     1: set(
-        "baselines comparisons ensemble expression networks nulls reference regimes reversal scoring screendata suggest".split()
+        "baselines comparisons ensemble expression networks nulls reference regimes reversal scoring screendata suggest summary".split()
     )
     | {"effect_baselines", "gimfit", "gracefit", "graph_baselines", "target_baselines"},
     2: set(
-        "causes datasets evaluation graphs heldout heldout_graphs heldout_targets models pretrain pretrained realscreens targets".split()
+        "causes datasets evaluation graphs heldout heldout_graphs heldout_targets models onepass pretrain pretrained realscreens targets".split()
     ),
     3: {"pp", "tl", "pl", "get"},
     4: {"__init__", "demo"},

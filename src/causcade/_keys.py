@@ -17,6 +17,7 @@ DOSE_RESPONSE: Final = "dose_response"
 REVERSAL: Final = "reversal"
 SUGGESTIONS: Final = "suggestions"
 UNITS: Final = "units"
+SUMMARY: Final = "summary"
 
 # parts of .uns["regimes"]
 TABLE: Final = "table"
@@ -24,6 +25,10 @@ LABELS: Final = "labels"
 PARAMS: Final = "params"
 NAMES: Final = "names"
 METHOD: Final = "method"
+
+# parts of .uns["summary"]
+CELLS: Final = "cells"
+TOTALS: Final = "totals"
 
 # parts of what `tl.embed` writes
 PROGRAMS: Final = "programs"
@@ -106,6 +111,11 @@ def loadings(key: str) -> str:
 def change(key: str) -> str:
     """Key in ``.varm`` of the change of state that the perturbations under `key` reverse, or not."""
     return f"{key}_{CHANGE}"
+
+
+def summary(part: str) -> str:
+    """Key of a part of a summary: sums in ``.varm``, what is known of the cells in ``.obs``."""
+    return f"{SUMMARY}_{part}"
 
 
 def check_key(key_added: object) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
+from causcade import _keys
 from causcade.regimes.labels import shorten, suggest
 
 if TYPE_CHECKING:
@@ -28,6 +29,15 @@ class Expression:
     Whatever holds the values (dense, CSR, CSC, a file, Dask), the same numbers come out, and the source is never
     changed. One pass over the cells at construction checks the values and gathers totals.
 
+    Parameters
+    ----------
+    adata
+        Annotated data.
+    layer
+        Layer to read; None is ``.X``.
+    scan
+        Make that pass. Without it nothing is known of the values until :meth:`learn` is called.
+
     Attributes
     ----------
     n_cells, n_genes
@@ -35,7 +45,7 @@ class Expression:
     layer
         Name of the layer; None is ``.X``.
     total_counts
-        (n_cells,) float64 sum over genes.
+        (n_cells,) float64 sum over genes; of a summary (:func:`causcade.pp.summarise`) over all genes there were.
     n_cells_by_gene
         (n_genes,) int64 number of cells where a gene is not zero.
     is_integer
@@ -44,14 +54,15 @@ class Expression:
         Over all values.
     """
 
-    def __init__(self, adata: AnnData, layer: str | None = None) -> None:
+    def __init__(self, adata: AnnData, layer: str | None = None, *, scan: bool = True) -> None:
         _check_size(adata)
         self.layer = layer
         self.n_cells, self.n_genes = int(adata.n_obs), int(adata.n_vars)
         self._adata = adata
         self._source = _open(adata, layer)
         self._check_kind()
-        self._scan()
+        if scan:
+            self._scan()
 
     def __repr__(self) -> str:
         """Say what is read, and how large it is."""
@@ -115,6 +126,19 @@ class Expression:
             return sparse.csr_array(sparse.vstack([sparse.csr_array(p, dtype=dtype) for p in parts], format="csr"))
         return np.concatenate([_dense(p, dtype) for p in parts])
 
+    @property
+    def source(self) -> Any:
+        """What holds the values: an array, sparse or dense, in memory, in a file or of Dask; CSR if it was CSC."""
+        return self._source
+
+    def learn(self, minimum: float, maximum: float, *, is_integer: bool) -> None:
+        """Take from another pass over the cells what :meth:`validate` asks for."""
+        self.minimum, self.maximum, self.is_integer = minimum, maximum, is_integer
+
+    def refuse_infinite(self, start: int, stop: int) -> None:
+        """Raise if a value of these cells is not finite, or too large for float32; the message says where."""
+        self._check_finite(_values(_in_memory(self._slice(start, stop))), start, stop)
+
     def validate(self, *, counts: bool | None = None) -> None:
         """Check what the values are.
 
@@ -171,6 +195,9 @@ class Expression:
             self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
             self.is_integer &= values.dtype.kind != "f" or bool((values == np.round(values)).all())
         self.n_empty_cells = int((~seen).sum())
+        kept = _keys.summary("total_counts")
+        if self.layer is None and is_summary(self._adata) and kept in self._adata.obs:
+            self.total_counts = self._adata.obs[kept].to_numpy(dtype=np.float64)
 
     def _check_finite(self, values: np.ndarray, start: int, stop: int) -> None:
         if values.dtype.kind != "f" or bool((np.abs(values) <= np.finfo(np.float32).max).all()):
@@ -239,6 +266,12 @@ def read_expression(adata: AnnData, layer: str | None = None, *, counts: bool | 
     if silent := int((found.n_cells_by_gene == 0).sum()):
         logger.info("%s: %s of %s genes are zero in every cell", found.where, f"{silent:,}", f"{found.n_genes:,}")
     return found
+
+
+def is_summary(adata: AnnData) -> bool:
+    """Whether :func:`causcade.pp.summarise` made this."""
+    stored = adata.uns.get(_keys.SUMMARY)
+    return isinstance(stored, Mapping) and _keys.PARAMS in stored and _keys.CELLS in stored
 
 
 def _where(layer: str | None) -> str:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from causcade.expression import Expression, read_expression
+from causcade import _keys
+from causcade.expression import Expression, is_summary, read_expression
 from causcade.regimes import Regimes, from_adata
-from causcade.regimes.labels import suggest
+from causcade.regimes.labels import as_text, suggest
 from causcade.stats import (
     MIN_CONTROLS,
     Moments,
@@ -27,6 +28,8 @@ from causcade.stats import (
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from causcade.summary import Stored
 
 Values = Literal["counts", "expression", "log"]
 _CACHE = 300_000_000  # entries of float32 that may be kept between passes (1.2 GB)
@@ -68,6 +71,11 @@ class ScreenData:
     def n_groups(self) -> int:
         """Number of groups."""
         return int(self.groups.max()) + 1
+
+    @property
+    def n_control(self) -> int:
+        """Number of control cells of the whole screen."""
+        return int((self.codes == 0).sum())
 
     def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
         """Log-normalised values, block by block, in the order of the cells; kept in memory when they fit."""
@@ -121,7 +129,7 @@ class ScreenData:
 
     def stats(self, moments: Moments | None = None) -> PairStats:
         """Pair statistics of the screen (or of other moments of it, with the reference of the whole screen)."""
-        enough = int((self.codes == 0).sum()) >= MIN_CONTROLS
+        enough = self.n_control >= MIN_CONTROLS
         return pair_stats(moments or self.moments(), torch.from_numpy(self.single), against_control=enough)
 
     def halves(self, whole: Moments, rng: np.random.Generator) -> tuple[Moments, Moments]:
@@ -131,7 +139,18 @@ class ScreenData:
         half = np.zeros(len(self.codes), dtype=bool)
         half[order[int(rng.integers(2)) :: 2]] = True
         first = self.moments(only=half)
-        return first, Moments(*(a - b for a, b in zip(vars(whole).values(), vars(first).values(), strict=True)))
+        names = ("cells", "value", "detected", "group_value", "group_detected", "gram")
+        return first, Moments(*(getattr(whole, name) - getattr(first, name) for name in names))
+
+    def mean_change(self, cells: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """Change of the means of a perturbation, ``(n_genes,)``, where it is known from more than these cells.
+
+        Parameters
+        ----------
+        cells
+            Cells of one perturbation.
+        """
+        return None
 
     def cell_table(
         self, most_per_regime: int, most_controls: int, rng: np.random.Generator
@@ -208,17 +227,51 @@ def read_screen(
         msg = f"{source.where} holds negative values ({source.minimum:g}): give counts, or log-normalised values >= 0."
         raise ValueError(msg)
     codes, single = _singles(regimes, source.n_genes)
-    groups = _read_groups(adata, batch_key)
+    stored = _stored(adata, layer, values, batch_key, regimes)
+    groups = _read_groups(adata, batch_key) if stored is None else _stored_groups(adata, batch_key, stored)
     _warn_about_design(regimes, codes, single, groups, batch_key)
-    return ScreenData(
-        np.asarray(adata.var_names.astype(str)),
-        codes,
-        groups,
-        single,
-        len(regimes),
-        values,
-        source,
-    )
+    parts = (np.asarray(adata.var_names.astype(str)), codes, groups, single, len(regimes), values, source)
+    if stored is None:
+        return ScreenData(*parts)
+    from causcade.summary import SummaryScreen  # builds on this file
+
+    keys = adata.obs[_keys.summary("key")].to_numpy().astype(np.uint64)
+    return SummaryScreen(*parts, stored=stored, raw=regimes.codes.astype(np.int64), base=codes, keys=keys)
+
+
+def _stored(
+    adata: AnnData, layer: str | None, values: Values, batch_key: str | None, regimes: Regimes
+) -> Stored | None:
+    """Sums of a summary that not all cells were kept in, if it is one and is asked about what it knows."""
+    from causcade.summary import read_stored
+
+    if not is_summary(adata):
+        return None
+    stored = read_stored(adata)
+    if stored.complete:
+        return None
+    params = stored.params
+    if layer is not None or values != params["values"]:
+        msg = f"This summary is of values={params['values']!r} in .X, not of values={values!r} in {layer or '.X'}."
+        raise ValueError(msg)
+    if [as_text(name) for name in regimes.names] != list(stored.regimes):
+        msg = (
+            f"This summary has sums for the {len(stored.regimes):,} regimes it was made with, but .uns holds other ones. Find "
+            "regimes in all cells (cc.pp.regimes), and summarise them again."
+        )
+        raise ValueError(msg)
+    if batch_key is not None and batch_key != params["batch_key"]:
+        known = f"batch_key={params['batch_key']!r}, or None" if params["batch_key"] else "batch_key=None"
+        msg = f"This summary has no sums for batch_key={batch_key!r}. Pass {known}, or summarise the cells again."
+        raise ValueError(msg)
+    return stored
+
+
+def _stored_groups(adata: AnnData, key: str | None, stored: Stored) -> NDArray[np.int64]:
+    if key is None:
+        return np.zeros(adata.n_obs, dtype=np.int64)
+    place = {name: i for i, name in enumerate(stored.batches)}
+    return np.array([place[as_text(label)] for label in adata.obs[key]], dtype=np.int64)
 
 
 def _singles(regimes: Regimes, n_genes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

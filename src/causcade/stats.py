@@ -57,7 +57,12 @@ class Moments:
     group_value, group_detected
         ``(n_groups, n_genes)`` the same by group (batch, cell type, time point).
     gram
-        ``(n_genes, n_genes)`` sum over cells of the outer product of the values.
+        ``(n_genes, n_genes)`` sum over cells of the outer product of the values; its diagonal alone, ``(n_genes,)``, is
+        enough where there is a `residual`.
+    residual
+        ``(n_genes, n_genes)`` correlation left after regimes and groups, where it is known from other cells than the sums.
+    effective
+        How many cells `residual` rests on.
     """
 
     cells: Tensor
@@ -66,6 +71,13 @@ class Moments:
     group_value: Tensor
     group_detected: Tensor
     gram: Tensor
+    residual: Tensor | None = None
+    effective: float | None = None
+
+    @property
+    def squares(self) -> Tensor:
+        """``(n_genes,)`` sums of the squared values."""
+        return self.gram.diagonal() if self.gram.ndim == 2 else self.gram
 
     @classmethod
     def empty(cls, n_regimes: int, n_groups: int, n_genes: int, *, device: torch.device | str = "cpu") -> Moments:
@@ -84,7 +96,7 @@ class Moments:
             zeros(n_genes, n_genes),
         )
 
-    def update(self, y: Tensor, codes: Tensor, groups: Tensor | None = None) -> None:
+    def update(self, y: Tensor, codes: Tensor, groups: Tensor | None = None, weight: Tensor | None = None) -> None:
         """Add a block of cells.
 
         Parameters
@@ -95,6 +107,8 @@ class Moments:
             ``(rows,)`` regime of every cell, -1 = leave out.
         groups
             ``(rows,)`` group of every cell; ``None`` = one group.
+        weight
+            ``(rows,)`` number of cells that every cell stands for; ``None`` = itself.
 
         Raises
         ------
@@ -103,23 +117,28 @@ class Moments:
         """
         if bool((codes < 0).any()):
             used = codes >= 0
-            y, codes, groups = y[used], codes[used], None if groups is None else groups[used]
+            y, codes = y[used], codes[used]
+            groups, weight = (None if t is None else t[used] for t in (groups, weight))
         groups = torch.zeros_like(codes) if groups is None else groups
         self._check(y, codes, groups)
         seen = (y > 0).to(y.dtype)
         n_regimes, n_groups = self.cells.shape
-        flat = torch.bincount(codes * n_groups + groups, minlength=n_regimes * n_groups)
+        flat = torch.bincount(codes * n_groups + groups, weight, minlength=n_regimes * n_groups)
         self.cells += flat.reshape(n_regimes, n_groups)
         exact = y.to(self.value.dtype)
+        found, squares, scaled = seen.to(exact.dtype), exact.square(), y
+        if weight is not None:
+            times = weight.to(exact.dtype)[:, None]
+            exact, found, squares, scaled = exact * times, found * times, squares * times, y * times.to(y.dtype)
         for total, by_group, block in (
             (self.value, self.group_value, exact),
-            (self.detected, self.group_detected, seen.to(exact.dtype)),
+            (self.detected, self.group_detected, found),
         ):
             total.index_add_(0, codes, block)
             by_group.index_add_(0, groups, block)
         # products of float32 are fast, but would leave a gene that never varies with a variance: squares are summed apart
-        product = (y.T @ y).to(exact.dtype)
-        product.diagonal().copy_(exact.square().sum(0))
+        product = (y.T @ scaled).to(exact.dtype)
+        product.diagonal().copy_(squares.sum(0))
         self.gram += product
 
     def _check(self, y: Tensor, codes: Tensor, groups: Tensor) -> None:
@@ -161,7 +180,7 @@ class PairStats:
     mean, detection, spread
         Mean value, detection rate, residual standard deviation.
     n_cells, n_control, depth
-        Number of cells, of controls, and mean number of detected genes per cell.
+        Number of cells (that the correlations rest on), of controls, and mean number of detected genes per cell.
     """
 
     effect: Tensor
@@ -234,13 +253,10 @@ def pair_stats(moments: Moments, single: Tensor, *, against_control: bool | None
             f"got shape {tuple(single.shape)}, {_span(single)}."
         )
         raise ValueError(msg)
-    group_mean = m.group_value / by_group.clamp(min=1)[:, None]
-    centred = (m.value - m.cells @ group_mean) / by_regime.clamp(min=1)[:, None]  # regime means within groups
-    within = m.gram - group_mean.T @ (by_group[:, None] * group_mean)
-    explained = centred.T @ (by_regime[:, None] * centred)
+    group_mean, centred = _means(m)
+    within, resid = _scatter(m, group_mean, centred)
     free = (n - (by_regime > 0).sum() - (by_group > 0).sum() + 1).clamp(min=1)
-    resid = within - explained
-    floor = 1e-6 * m.gram.diagonal()  # what is left of a constant gene is the rounding of its sum of squares
+    floor = 1e-6 * m.squares  # what is left of a constant gene is the rounding of its sum of squares
     spread = torch.where(resid.diagonal() > floor, resid.diagonal() / free, 0.0).sqrt()
 
     own = single.clamp(min=0)
@@ -269,10 +285,31 @@ def pair_stats(moments: Moments, single: Tensor, *, against_control: bool | None
         mean=(m.value.sum(0) / n).to(f32),
         detection=(m.detected.sum(0) / n).to(f32),
         spread=spread.to(f32),
-        n_cells=float(n),
+        n_cells=float(n) if m.effective is None else m.effective,
         n_control=float(by_regime[0]),
         depth=float(m.detected.sum() / n),
     )
+
+
+def _means(m: Moments) -> tuple[Tensor, Tensor]:
+    """Means of groups, and of regimes within groups."""
+    by_regime, by_group = m.cells.sum(1), m.cells.sum(0)
+    group_mean = m.group_value / by_group.clamp(min=1)[:, None]
+    return group_mean, (m.value - m.cells @ group_mean) / by_regime.clamp(min=1)[:, None]
+
+
+def _scatter(m: Moments, group_mean: Tensor, centred: Tensor) -> tuple[Tensor, Tensor]:
+    """Scatter within groups, and what regimes leave of it."""
+    by_regime, by_group = m.cells.sum(1), m.cells.sum(0)
+    explained = centred.T @ (by_regime[:, None] * centred)
+    if m.residual is None:
+        within = m.gram - group_mean.T @ (by_group[:, None] * group_mean)
+        return within, within - explained
+    own = m.squares - (by_group[:, None] * group_mean.square()).sum(0) - explained.diagonal()
+    root = own.clamp(min=0).sqrt()
+    resid = root[:, None] * m.residual.to(root) * root
+    resid.diagonal().copy_(own)
+    return explained + resid, resid
 
 
 def _effect(
@@ -297,7 +334,7 @@ def _nonzero(m: Moments, rate: Tensor, group_mean: Tensor, own: Tensor) -> Tenso
     expected = (m.cells @ group_mean)[own] / (m.cells @ rate)[own].clamp(min=1e-9)
     difference = m.value[own] / seen.clamp(min=1) - expected
     nonzero = m.group_value / m.group_detected.clamp(min=1)
-    square = (m.gram.diagonal() - (m.group_detected * nonzero**2).sum(0)) / m.detected.sum(0).clamp(min=1)
+    square = (m.squares - (m.group_detected * nonzero**2).sum(0)) / m.detected.sum(0).clamp(min=1)
     spread = torch.where(square > 1e-10, square.clamp(min=0).sqrt(), torch.inf)
     return torch.where(seen >= 2, difference * seen.sqrt() / spread, torch.zeros_like(seen))
 

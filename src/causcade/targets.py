@@ -244,6 +244,8 @@ class _Run:
         levelled = self.whole.level(self.screen.rows(cells), groups)
         values = self._hide(self.whole, levelled, groups, i, self.stream("mask", name))
         lfc, z = self.whole.differences(values, groups)
+        exact = None if self.settings.masked else self.screen.mean_change(cells)
+        lfc = lfc if exact is None else exact
         most, fewest = self.settings.n_candidates, self.settings.min_candidates
         genes = choose_candidates(z, lfc, most, fewest) if self.fixed is None else self.fixed
         draws = self.whole.side.score(values, genes, self.settings.n_draws, self.stream("draws", name))
