@@ -393,6 +393,7 @@ def test_test_files_are_named_after_a_source_file() -> None:
         parts = [part.strip("_") for part in path.relative_to(PACKAGE).with_suffix("").parts]
         stems |= {parts[-1], "_".join(parts), "_".join(parts[:-1])}  # a package may have one test for its __init__
     stems |= {f"benchmark_{path.stem}" for path in (ROOT / "benchmarks").glob("*.py")}
+    stems |= {f"tool_{path.stem}" for path in (ROOT / "tools").glob("*.py")}
     strays = [path.name for path in TESTS.glob("test_*.py") if path.stem.removeprefix("test_") not in stems]
     assert strays == []
 

@@ -6,6 +6,7 @@ taken over *all* genes before any subset is cut out.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -105,13 +106,21 @@ def pair_features(s: PairStats) -> PairFeatures:
         "between": 2 * s.between,
         "partial": torch.asinh(0.5 * root * s.partial),
         "z_times_correlation": torch.asinh(s.z * s.correlation * 0.1 * root),
-        "two_effects": _squash(strong @ strong),
-        "effect_correlation": _squash(strong @ off),
         "correlation_squared": _squash(off @ off),
-        "profile": _squash(strong @ strong.T),
-        "response": _squash(strong.T @ strong),
     }
+    matrices |= {name: _squash(product) for name, product in _through_effects(strong, off, s.perturbed)}
     return PairFeatures(matrices, _gene_features(s), _screen_features(s))
+
+
+def _through_effects(strong: Tensor, off: Tensor, perturbed: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Products with the matrix of effects, whose rows are zero but for perturbed genes: only those are multiplied."""
+    hit = perturbed.nonzero()[:, 0]
+    some = strong[hit]
+    yield "two_effects", torch.zeros_like(strong).index_copy_(0, hit, some[:, hit] @ some)
+    yield "effect_correlation", torch.zeros_like(strong).index_copy_(0, hit, some @ off)
+    alike = torch.zeros_like(some).index_copy_(1, hit, some @ some.T)
+    yield "profile", torch.zeros_like(strong).index_copy_(0, hit, alike)
+    yield "response", some.T @ some
 
 
 def _soft(x: Tensor, by: float) -> Tensor:
