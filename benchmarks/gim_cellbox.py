@@ -20,7 +20,7 @@ from causcade.gimfit import Environments, GimConfig, fit
 
 Doses = dict[str, float]
 N_CELLS = 200
-STEPS = 1500  # of 87 proteins each takes a tenth of a second
+STEPS = 1500  # of 87 proteins: half a minute
 
 
 @dataclass(frozen=True)

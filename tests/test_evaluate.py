@@ -15,7 +15,8 @@ from scipy.stats import ranksums
 import causcade as cc
 from causcade import citests, effect_baselines, metrics, pretrained
 from causcade.evaluation import _asked, _causes, _leaks, _methods, _plan, _ranked, _scores, _splits, _table, _vcc
-from causcade.evaluation._screen import Condition, Screen, parts_of
+from causcade.evaluation._screen import Condition, Screen
+from causcade.regimes.labels import split_label
 from causcade.screendata import read_screen
 from causcade.splits import split_perturbations
 
@@ -109,6 +110,35 @@ def test_values_are_those_of_the_metrics() -> None:
     assert value(table, "mine", "discrimination", "status") == "not defined here: it needs two held-out perturbations"
     assert np.isnan(value(table, "mine", "mse", "low"))  # one perturbation has no interval
     assert value(table, "mine", "mse", "kind") == "model"
+
+
+@pytest.mark.parametrize(("sep", "name"), [("_", "P0"), ("+", "HLA+A")])
+def test_parts_are_found_by_the_screens_own_separator(sep: str, name: str) -> None:
+    """In another order, and where the name of a gene holds the separator."""
+    adata = additive_screen()
+    labels = [str(x).replace("+", sep).replace("P0", name) for x in adata.obs["pert"]]
+    new = ad.AnnData(adata.X, obs=pd.DataFrame({"pert": labels}, index=adata.obs_names), var=adata.var)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cc.pp.regimes(new, "pert", "control", sep=sep, targets={name: name})
+    how = {"split": "combination", "values": "log", "hold_out": f"P1{sep}{name}" if sep == "_" else f"{name}{sep}P1"}
+    table = cc.evaluate(new, "additive", **how, **QUICK)
+    assert table.attrs["held_out"] == [f"{name}{sep}P1"]
+    assert value(table, "additive", "pearson_control") > 0.97
+
+
+def test_a_summary_is_refused() -> None:
+    adata = additive_screen()
+    adata.X = np.rint(10 * np.asarray(adata.X)).astype(np.float32)
+    small = cc.pp.summarise(adata, max_cells=10, max_controls=30, progress_bar=False)
+    with pytest.raises(ValueError, match="sums are of all cells"):
+        cc.evaluate(small, "observational", **QUICK)
+    complete = cc.pp.summarise(adata, progress_bar=False)
+    pd.testing.assert_frame_equal(
+        cc.evaluate(complete, "observational", **QUICK), cc.evaluate(adata, "observational", **QUICK)
+    )
+    del small.uns["summary"]
+    assert len(cc.evaluate(small, "observational", **QUICK))
 
 
 def test_a_perfect_prediction_is_as_good_as_a_replicate() -> None:
@@ -263,7 +293,7 @@ def test_groups_are_brought_to_the_level_of_the_one_held_out() -> None:
 
 def a_screen(labels: list[tuple[str, tuple[int, ...]]], n: int = 12) -> Screen:
     gen = np.random.default_rng(0)
-    conditions = tuple(Condition(name, name, parts_of(name, "+"), targets) for name, targets in labels)
+    conditions = tuple(Condition(name, name, split_label(name, "+"), targets) for name, targets in labels)
     codes = np.repeat(np.arange(len(labels) + 1), [40, *[n] * len(labels)])
     values = gen.normal(size=(len(codes), 15)).astype(np.float32)
     return Screen(

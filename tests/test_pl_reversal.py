@@ -35,6 +35,7 @@ def stored() -> ad.AnnData:
 def test_ranking_is_drawn_best_first() -> None:
     ax = pl.reversal(stored(), show=False)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["on", "off"]
+    assert ax.get_xlabel().endswith(" ± sd") and "mean" not in ax.get_xlabel()
     assert "ill back to well" in ax.get_title() and "(top 2 of 2)" in ax.get_title()
     (points,) = [c for c in ax.collections if c.get_label() == "_t"]
     np.testing.assert_allclose(points.get_offsets()[:, 0], [0.8, -0.4])

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from causcade.regimes import close_matches, parse_labels
-from causcade.regimes.labels import as_text, count_labels
+from causcade.regimes.labels import as_text, count_labels, split_label
 
 GENES = ["A", "B", "C", "D"]
 
@@ -287,3 +287,19 @@ def test_count_labels_against_pandas():
     codes, labels, counts = count_labels(values)
     assert dict(zip(labels, counts, strict=True)) == values.value_counts()[["a", "b", "c"]].to_dict()
     assert [labels[c] for c in codes] == values.tolist()
+
+
+@pytest.mark.parametrize(
+    ("label", "sep", "known", "parts"),
+    [
+        ("A+B", "+", (), ("A", "B")),
+        (" B + A ", "+", (), ("B", "A")),
+        ("A+HLA+B", "+", ("A", "HLA+B"), ("A", "HLA+B")),
+        ("HLA+B", "+", ("HLA+B", "HLA+B"), ("HLA+B",)),
+        ("CD4+", "+", (), ("CD4+",)),
+        ("A_B", "+", (), ("A_B",)),
+        ("A+B", None, ("A",), ("A+B",)),
+    ],
+)
+def test_parts_of_a_label(label, sep, known, parts):
+    assert split_label(label, sep, known) == parts

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from causcade.expression import read_expression
-from causcade.regimes import Regimes, from_adata
-from causcade.regimes.labels import Genes, as_text, count_labels, shorten, suggest
+from causcade.regimes import Regimes, from_adata, read_column
+from causcade.regimes.labels import Genes, as_text, shorten, suggest
 from causcade.screendata import ScreenData, Values, _read_groups, read_screen
 
 if TYPE_CHECKING:
@@ -226,11 +226,7 @@ def label_groups(adata: AnnData, groups: Sequence[str], groupby: str) -> tuple[t
         If there are not two different groups.
     """
     names = _two(groups)
-    if groupby not in adata.obs:
-        known = list(map(str, adata.obs.columns))
-        msg = f".obs has no column groupby={groupby!r}.{suggest(str(groupby), known)} It has {shorten(known, 20)}."
-        raise KeyError(msg)
-    found, labels, _ = count_labels(adata.obs[groupby])
+    found, labels = read_column(adata, groupby, "groupby", complete=False)
     for name in names:
         if name not in labels:
             msg = (

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from causcade.citests._jit import jit
+from causcade._jit import jit
 
 __all__ = [
     "MAX_NODES",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from causcade.citests._jit import jit
+from causcade._jit import jit
 
 __all__ = ["sample_subsets", "square"]
 

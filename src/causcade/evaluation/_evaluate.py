@@ -15,7 +15,9 @@ from causcade.evaluation._effects import evaluate_effects
 from causcade.evaluation._plan import Plan
 from causcade.evaluation._screen import with_regimes
 from causcade.evaluation._targets import evaluate_targets
+from causcade.expression import is_summary
 from causcade.screendata import Values
+from causcade.summary import read_stored
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -144,7 +146,7 @@ def evaluate(
     KeyError
         If a column, gene or perturbation is missing.
     ValueError
-        If an argument is unusable, a method unknown, or there is too little to hold out. A method that fails raises
+        If an argument is unusable, a method unknown, `adata` a summary, or there is too little to hold out. A method that fails raises
         nothing: its ``status`` says why.
 
     Warns
@@ -164,6 +166,12 @@ def evaluate(
         raise ValueError(msg)
     if isinstance(similar, bool) or not isinstance(similar, int | float) or not 0 < similar <= 1:
         msg = f"similar must be a correlation above 0 and at most 1, not {similar!r}."
+        raise ValueError(msg)
+    if is_summary(adata) and not read_stored(adata).complete:
+        msg = (
+            "adata is a summary (cc.pp.summarise), whose sums are of all cells: they cannot be split. Evaluate on the screen itself, or "
+            "on the kept cells alone: del adata.uns['summary'] on a copy."
+        )
         raise ValueError(msg)
     plan = Plan(
         methods, split, _names(hold_out), test_share, layer, values, batch_key, dose_key, groupby, _genes(genes),

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from causcade._checks import at_least
 from causcade.reference import level_groups
-from causcade.regimes import Regimes, from_adata, read_obs, to_uns
-from causcade.regimes.labels import count_labels, shorten, suggest
+from causcade.regimes import Regimes, from_adata, read_column, read_obs, to_uns
+from causcade.regimes.labels import shorten, split_label, suggest
 from causcade.screendata import ScreenData, read_screen
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Condition", "Screen", "parts_of", "quiet_screen", "read_conditions", "with_regimes"]
+__all__ = ["Condition", "Screen", "quiet_screen", "read_conditions", "with_regimes"]
 
 Floats = NDArray[np.floating]
 Positions = NDArray[np.int64]
@@ -172,20 +172,13 @@ def read_conditions(
 def _labels(adata: AnnData, key: str | None) -> NDArray[Any]:
     if key is None:
         return np.full(adata.n_obs, "", dtype=object)
-    if key not in adata.obs:
-        known = list(map(str, adata.obs.columns))
-        msg = f".obs has no column groupby={key!r}.{suggest(str(key), known)} It has {shorten(known, 20)}."
-        raise KeyError(msg)
-    found, labels, _ = count_labels(adata.obs[key])
-    if n := int((found < 0).sum()):
-        msg = f"{n:,} of {adata.n_obs:,} cells have no value in .obs[{key!r}] (groupby); fill or drop them."
-        raise ValueError(msg)
+    found, labels = read_column(adata, key, "groupby")
     return np.asarray(labels, dtype=object)[found]
 
 
 def _conditions(adata: AnnData, regimes: Regimes, dose_key: str | None) -> tuple[Positions, tuple[Condition, ...]]:
     """Code of every cell and what it stands for; doses make several conditions of a regime."""
-    sep = regimes.params.get("sep")
+    sep, known = regimes.params.get("sep"), {gene for some in regimes.targets for gene in some}
     doses = _doses(adata, dose_key, regimes.codes > 0)
     codes = np.where(regimes.codes == 0, 0, -1).astype(np.int64)
     out: list[Condition] = []
@@ -195,15 +188,9 @@ def _conditions(adata: AnnData, regimes: Regimes, dose_key: str | None) -> tuple
         for dose in np.unique(doses[mine]) if dose_key is not None else [np.nan] * bool(mine.any()):
             label = name if dose_key is None else f"{name}@{dose:g}"
             targets = tuple(int(g) for g in regimes.target_index[r])
-            out.append(Condition(label, name, parts_of(name, sep), targets, float(dose)))
+            out.append(Condition(label, name, split_label(name, sep, known), targets, float(dose)))
             codes[mine if dose_key is None else mine & (doses == dose)] = len(out)
     return codes, tuple(out)
-
-
-def parts_of(name: str, sep: str | None) -> tuple[str, ...]:
-    """Parts of a combination; "CD4+" is one name."""
-    parts = tuple(p.strip() for p in name.split(sep)) if sep else (name,)
-    return parts if all(parts) else (name,)
 
 
 def _doses(adata: AnnData, key: str | None, used: NDArray[np.bool_]) -> NDArray[np.float64]:

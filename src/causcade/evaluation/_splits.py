@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from causcade.evaluation._screen import Condition, Screen
-from causcade.regimes.labels import shorten, suggest
+from causcade.evaluation._screen import Screen
+from causcade.regimes.labels import shorten, split_label, suggest
 from causcade.splits import split_perturbations
 
 __all__ = ["LEAST", "SPLITS", "Split", "make_split"]
@@ -68,7 +68,7 @@ def make_split(
     n_cells = np.bincount(screen.codes, minlength=len(screen.conditions) + 1)[1:]
     able = [c for c in SPLITS[name](screen) if n_cells[c] >= LEAST]
     if hold_out is not None:
-        asked = _named(screen.conditions, hold_out, able, name)
+        asked = _named(screen, hold_out, able, name)
     else:
         asked = _draw(screen, name, able, test_share, rng)
     away = _set_aside(screen, name, asked)
@@ -160,12 +160,14 @@ def _changes(screen: Screen, conditions: Sequence[int]) -> NDArray[np.float64]:
     return np.stack([screen.values[screen.codes == c + 1].mean(0, dtype=np.float64) - control for c in conditions])
 
 
-def _named(conditions: Sequence[Condition], wanted: Sequence[str], able: list[int], name: str) -> list[int]:
+def _named(screen: Screen, wanted: Sequence[str], able: list[int], name: str) -> list[int]:
+    conditions = screen.conditions
+    known = {part for c in conditions for part in c.parts}
     place = {c.label: i for i, c in enumerate(conditions)}
     by_parts = {tuple(sorted(c.parts)): i for i, c in enumerate(conditions) if np.isnan(c.dose)}
     out = []
     for label in dict.fromkeys(map(str, wanted)):
-        found = place.get(label, by_parts.get(tuple(sorted(p.strip() for p in label.split("+")))))
+        found = place.get(label, by_parts.get(tuple(sorted(split_label(label, screen.sep, known)))))
         if found is None:
             msg = f"hold_out: there is no {label!r}.{suggest(label, list(place))} There are {shorten(list(place))}."
             raise KeyError(msg)

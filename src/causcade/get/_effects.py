@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from causcade import _keys
 from causcade.expression import read_expression
 from causcade.get._stored import has
 from causcade.regimes import from_adata
-from causcade.regimes.labels import Genes, LabelReader, shorten, suggest
+from causcade.regimes.labels import shorten, split_label, suggest
 from causcade.stats import log_normalise
 
 if TYPE_CHECKING:
@@ -141,13 +142,13 @@ def read_measured(adata: AnnData, predicted: AnnData, name: str) -> Measured:
         raise ValueError(msg)
     regimes = from_adata(adata, str(how["regimes_key"]))
     read = _Reader(adata, how, adata.var_names.get_indexer(predicted.var_names), regimes)
-    known = dict.fromkeys([*adata.var_names, *(target for some in regimes.targets for target in some)])
-    parts = LabelReader(Genes(known), (), regimes.params.get("sep")).split(name)  # names may hold sep
+    known = [*adata.var_names, *(target for some in regimes.targets for target in some)]
+    parts = split_label(name, regimes.params.get("sep"), known)
     control = read.cells(0)
     return Measured(control, read.of(name), _additive(read, control, parts))
 
 
-def _additive(read: _Reader, control: np.ndarray, parts: list[str]) -> np.ndarray | None:
+def _additive(read: _Reader, control: np.ndarray, parts: Sequence[str]) -> np.ndarray | None:
     alone = [read.of(part) for part in parts]
     if not all(len(cells) for cells in alone):
         return None

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from causcade import effect_baselines, metrics
 from causcade.effect_baselines import EffectBaseline
 from causcade.gimfit import Environments, GimFit, Interventions
-from causcade.models._gim_features import DoseScale, Features, Treatment, as_dose, parts_of
-from causcade.regimes.labels import shorten, suggest
+from causcade.models._gim_features import DoseScale, Features, Treatment, as_dose
+from causcade.regimes.labels import shorten, split_label, suggest
 
 __all__ = [
     "BASELINES",
@@ -93,7 +93,11 @@ def _perturbed(
 ) -> tuple[tuple[str, ...], Any]:
     """Parts of a treatment and their dose or doses, without controls."""
     same = {t.name: t.parts for t in known}
-    parts = tuple(map(str, name)) if isinstance(name, tuple) else same.get(str(name), parts_of(str(name), sep))
+    parts = (
+        tuple(map(str, name))
+        if isinstance(name, tuple)
+        else same.get(str(name)) or split_label(str(name), sep, {p for t in known for p in t.parts})
+    )
     kept = [i for i, part in enumerate(parts) if part not in control]
     if isinstance(dose, tuple) and len(dose) == len(parts):
         dose = tuple(dose[i] for i in kept)

@@ -12,10 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from causcade.expression import Expression, read_expression
-from causcade.models._gim_features import FeatureTable, Treatment, as_dose, parts_of, read_table
+from causcade.models._gim_features import FeatureTable, Treatment, as_dose, read_table
 from causcade.reference import GroupLevels
 from causcade.regimes import Regimes, from_adata
-from causcade.regimes.labels import count_labels, shorten, suggest
+from causcade.regimes.labels import count_labels, shorten, split_label, suggest
 from causcade.screendata import _read_groups
 
 if TYPE_CHECKING:
@@ -114,11 +114,11 @@ def _treatments(
     """All perturbations at all doses with enough cells, and the treatment of every cell (-1: left out)."""
     found = [Treatment(str(regimes.names[0]), (), ())]
     of_cell = np.where(codes == 0, 0, -1)
-    few = []
+    few, genes = [], {gene for some in regimes.targets for gene in some}
     for regime in np.unique(codes[codes > 0]):
         mine = codes == regime
         name = str(regimes.names[regime])
-        parts = parts_of(name, sep)
+        parts = split_label(name, sep, genes)
         levels = [np.nan] if np.isnan(doses[mine]).all() else np.unique(doses[mine]).tolist()
         for dose in levels:
             cells = mine if np.isnan(dose) else mine & (doses == dose)
@@ -283,9 +283,9 @@ def read_unseen(
     codes, found, _ = count_labels(adata.obs[key])
     sep = regimes.params.get("sep")
     control = {str(c) for c in regimes.params["control"]}
-    names = []
+    names, genes = [], {gene for some in regimes.targets for gene in some}
     for label in found:
-        parts = sorted(part for part in parts_of(label.strip(), sep) if part not in control)
+        parts = sorted(part for part in split_label(label, sep, genes) if part not in control)
         names.append(labels.get(label.strip(), (sep or "+").join(parts)) if parts else "")
     name_of = np.array([*names, ""], dtype=object)[codes]
     perturbed = (name_of != "") & (name_of != str(regimes.names[0]))
@@ -301,6 +301,6 @@ def read_unseen(
     of_cell = group.ngroup().to_numpy(dtype=np.int64)
     treatments = []
     for name, dose in group.size().index:
-        several = parts_of(str(name), sep)
+        several = split_label(str(name), sep, genes)
         treatments.append(Treatment(str(name), several, (float(dose),) * len(several)))
     return cells, of_cell, tuple(treatments)

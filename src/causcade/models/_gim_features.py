@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from scipy.sparse import issparse
 
 from causcade._checks import at_least
-from causcade.regimes.labels import shorten, suggest
+from causcade.regimes.labels import shorten, split_label, suggest
 from causcade.simulate.doses import FeatureMap
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["DoseScale", "FeatureTable", "Features", "Treatment", "as_dose", "parts_of", "read_table"]
+__all__ = ["DoseScale", "FeatureTable", "Features", "Treatment", "as_dose", "read_table"]
 
 Floats = NDArray[np.float64]
 
@@ -55,12 +55,6 @@ class Treatment:
 def as_dose(number: float) -> float:
     """Round to the digits of float32: doses that agree so far are one dose."""
     return float(f"{number:.{_DOSE_DIGITS}g}")
-
-
-def parts_of(name: str, sep: str | None) -> tuple[str, ...]:
-    """Parts of a combination; "CD4+" is one name."""
-    parts = [part.strip() for part in name.split(sep)] if sep else [name]
-    return tuple(parts) if all(parts) else (name,)
 
 
 @dataclass(frozen=True)
@@ -116,7 +110,7 @@ class FeatureTable:
 
     @cached_property
     def _place(self) -> dict[tuple[str, ...], int]:
-        return {tuple(sorted(parts_of(name, self.sep))): i for i, name in enumerate(self.names)}
+        return {tuple(sorted(split_label(name, self.sep))): i for i, name in enumerate(self.names)}
 
     def row(self, name: str, parts: Sequence[str], weights: Sequence[float]) -> Floats:
         """Features of a perturbation times the mean weight, or the weighted sum of its parts' if it has no row of its own.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from causcade.gracefit import PairedCells
-from causcade.regimes.labels import Genes, LabelReader, as_text, shorten, suggest
+from causcade.regimes.labels import as_text, shorten, split_label, suggest
 
 if TYPE_CHECKING:
     from causcade.regimes import Regimes
@@ -121,7 +121,7 @@ def ask(combinations: Any, perturbations: Sequence[str], regimes: Regimes) -> li
 def _split(one: str, known: dict[str, tuple[str, ...]], perturbations: Sequence[str], sep: str | None) -> list[str]:
     if one in perturbations:
         return [one]
-    return list(known.get(one, ())) or LabelReader(Genes(perturbations), (), sep).split(one)  # names may hold sep
+    return list(known.get(one, ()) or split_label(one, sep, perturbations))
 
 
 def _check(names: list[str], given: list[str], perturbations: Sequence[str]) -> tuple[str, ...]:

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from causcade import _keys
-from causcade.regimes import read_obs, to_uns
-from causcade.regimes.labels import count_labels, suggest
-from causcade.regimes.stored import _column, _lookup, from_adata
+from causcade.regimes import from_adata, read_column, read_obs, to_uns
+from causcade.regimes.stored import _lookup
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -85,14 +84,7 @@ def read_batches(adata: AnnData, key: str | None) -> tuple[tuple[str, ...], NDAr
     """
     if key is None:
         return ("",), np.zeros(adata.n_obs, dtype=np.int64)
-    columns = list(map(str, adata.obs.columns))
-    if key not in columns:
-        msg = f".obs has no column {key!r} (batch_key).{suggest(key, columns)} It has {sorted(columns)}."
-        raise KeyError(msg)
-    codes, labels, _ = count_labels(_column(adata, key))
-    if n := int((codes < 0).sum()):
-        msg = f"{n:,} of {len(codes):,} cells have no value in .obs[{key!r}] (batch_key); fill or drop them."
-        raise ValueError(msg)
+    codes, labels = read_column(adata, key, "batch_key")
     order = np.argsort(np.array(labels, dtype=object))
     place = np.empty(len(labels), dtype=np.int64)
     place[order] = np.arange(len(labels))

@@ -31,7 +31,8 @@ _COLOURS: Final = LinearSegmentedColormap.from_list("up_or_down", [STYLE["down"]
 class Kind:
     """What a list of genes is of: the columns of its table, and the words for them.
 
-    ``ranks`` are columns of numbers beside the points, and their headings; ``limit`` that of the colours.
+    ``ranks`` are columns of numbers beside the points, and their headings; ``limit`` that of the colours; ``spread`` what the
+    axis says of the score where there is one.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Kind:
     colour_label: str
     limit: float
     uncoloured: str
+    spread: str = ", mean ± sd"
 
 
 CAUSES: Final = Kind(
@@ -209,7 +211,7 @@ def label_rows(ax: Axes, top: pd.DataFrame, kind: Kind) -> None:
     ax.set_yticks(range(n), list(top[kind.name]), fontsize=STYLE["font"])
     for label, known in zip(ax.get_yticklabels(), is_known(top), strict=True):
         label.set_fontweight("bold" if known else "normal")
-    spread = ", mean ± sd" if "sd" in top and top["sd"].notna().any() else ""
+    spread = kind.spread if "sd" in top and top["sd"].notna().any() else ""
     ax.set_xlabel(f"{kind.axis}{spread}", fontsize=STYLE["font"])
     ax.margins(x=0.06)
     ax.tick_params(axis="x", labelsize=STYLE["small"])

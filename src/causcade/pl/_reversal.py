@@ -28,6 +28,7 @@ _KIND: Final = _ranked.Kind(
     colour_label="share of the way back",
     limit=1.0,
     uncoloured="no share",
+    spread=" ± sd",  # the score is no mean of draws
 )
 
 
@@ -92,7 +93,6 @@ def reversal(
     if perturbation is None:
         title = f"What brings {away} back to {towards}"
         ax = _ranked.draw(ax, table, _KIND, n_top=n_top, baselines=baselines, title=title)
-        ax.set_xlabel(ax.get_xlabel().replace(", mean ± sd", " ± sd"), fontsize=STYLE["font"])  # no mean of draws
         if (table["score"].head(n_top) < 0).any():
             ax.axvline(0, color=STYLE["chance"], linewidth=0.8, zorder=0)
         return finish(ax, show=show, return_fig=return_fig)

@@ -5,6 +5,6 @@
 
 from causcade.regimes.labels import close_matches
 from causcade.regimes.parse import Parsed, Regimes, parse_labels
-from causcade.regimes.stored import from_adata, read_obs, to_uns
+from causcade.regimes.stored import from_adata, read_column, read_obs, to_uns
 
-__all__ = ["Parsed", "Regimes", "close_matches", "from_adata", "parse_labels", "read_obs", "to_uns"]
+__all__ = ["Parsed", "Regimes", "close_matches", "from_adata", "parse_labels", "read_column", "read_obs", "to_uns"]

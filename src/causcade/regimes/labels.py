@@ -267,6 +267,17 @@ class LabelReader:
         return ways
 
 
+def split_label(label: str, sep: str | None, known: Iterable[str] = ()) -> tuple[str, ...]:
+    """Parts of the name of a combination; one of the `known` names that holds `sep` stays whole, and so does "CD4+".
+
+    Raises
+    ------
+    ValueError
+        If it can be read in two ways.
+    """
+    return tuple(LabelReader(Genes(dict.fromkeys(known)), (), sep).split(label.strip()))
+
+
 def control_like(labels: Sequence[str], counts: Sequence[int] | np.ndarray, n: int = 5) -> str:
     """Labels with their numbers of cells, those that look like controls first."""
     order = sorted(range(len(labels)), key=lambda i: (not _CONTROL.search(labels[i]), -int(counts[i])))

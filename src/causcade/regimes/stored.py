@@ -73,16 +73,48 @@ def _genes(adata: AnnData, gene_symbols: str | None) -> Genes:
     return Genes(adata.var_names, adata.var[gene_symbols])
 
 
-def _column(adata: AnnData, key: str) -> pd.Series:
+def _column(adata: AnnData, key: str, argument: str = "perturbation_key") -> pd.Series:
     columns = list(adata.obs.columns)
     if key not in columns:
         msg = (
-            f".obs has no column perturbation_key={key!r}.{suggest(str(key), columns)} "
+            f".obs has no column {argument}={key!r}.{suggest(str(key), columns)} "
             f"Its columns are {shorten(columns, 20) or 'none'}."
         )
         raise KeyError(msg)
     column = adata.obs[key]
     return column if isinstance(column, pd.Series) else pd.Series(np.asarray(column))
+
+
+def read_column(adata: AnnData, key: str, argument: str, *, complete: bool = True) -> tuple[np.ndarray, list[str]]:
+    """Labels of the cells in a column of ``.obs``.
+
+    Parameters
+    ----------
+    adata
+        Annotated data, maybe lazy.
+    key
+        The column.
+    argument
+        Name of the argument that it was given for, for messages.
+    complete
+        Refuse cells without a value.
+
+    Returns
+    -------
+    ``(n_cells,)`` which label, -1 where missing; and the labels as text, in the order of the cells.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+    ValueError
+        If cells have no value.
+    """
+    codes, labels, _ = count_labels(_column(adata, key, argument))
+    if complete and (n := int((codes < 0).sum())):
+        msg = f"{n:,} of {len(codes):,} cells have no value in .obs[{key!r}] ({argument}); fill or drop them."
+        raise ValueError(msg)
+    return codes, labels
 
 
 def _cellxgene_labels(adata: AnnData) -> pd.Series:

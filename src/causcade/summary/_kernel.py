@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from causcade.citests._jit import jit
+from causcade._jit import jit
 
 __all__ = ["FLAGS", "QUANTUM", "add_cells"]
 
