@@ -68,3 +68,16 @@ def test_release_can_be_loaded_and_says_what_it_is(trained, tmp_path) -> None:
     assert RECIPE.digest() in card
     assert weights.sha256 in card
     assert card.count("| partial correlation |") == len(heldout.KINDS)
+
+
+def test_weights_are_scored_as_their_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, int]] = []
+    for name, word in (
+        ("score_heldout", "n_screens"),
+        ("score_heldout_targets", "n_models"),
+        ("score_heldout_graphs", "n"),
+    ):
+        monkeypatch.setattr(heldout, name, lambda *_, _name=name, _word=word, **how: seen.append((_name, how[_word])))
+    for name in ("tcd-grn-umi", "cdn-screens", "avici-scm"):
+        heldout.score_weights(pretrained.load(name), 2)
+    assert seen == [("score_heldout", 2), ("score_heldout_targets", 4), ("score_heldout_graphs", 6)]

@@ -71,7 +71,7 @@ def test_the_model_is_told_by_the_network_where_the_config_does_not(
 
 def test_nothing_released(released):
     assert pretrained.available() == []
-    assert pretrained.table().empty
+    assert pretrained.list().empty
     with pytest.raises(ValueError, match=r"No weights 'tcd-grn-umi'.*\(none\)"):
         pretrained.load("tcd-grn-umi")
     released.rmdir()
@@ -83,7 +83,7 @@ def test_released_name(released, tiny_weights, tiny_cell_weights):
     shutil.copytree(change(seal(tiny_cell_weights), use="tests", scores={"row_auroc": 0.5}), released / "other")
     assert pretrained.available() == ["mine", "other"]
     assert pretrained.load("mine").label.startswith("mine@")
-    table = pretrained.table()
+    table = pretrained.list()
     assert table.index.tolist() == ["mine", "other"]
     assert table.loc["other", ["network", "use", "row_auroc"]].tolist() == ["cells", "tests", 0.5]
     with pytest.raises(ValueError, match=r"No weights 'mein': neither a released name \(mine, other\) nor a folder"):

@@ -27,7 +27,7 @@ from causcade.simulate.episodes import Screen, ScreenPrior, assay, draw_screen
 from causcade.simulate.graphs import ancestors, path_lengths
 from causcade.stats import Moments, cell_values, log_normalise, pair_stats
 
-__all__ = ["KINDS", "release", "score_heldout"]
+__all__ = ["KINDS", "MEASURES", "release", "score_heldout", "score_weights"]
 
 #: Changes to the training prior; no training screen is drawn from any of them but ``seen``.
 KINDS: dict[str, dict[str, Any]] = {
@@ -127,35 +127,46 @@ def release(folder: Path, out: Path, *, n_screens: int = 4) -> None:
     weights = load(folder)
     recipe = Recipe(**weights.config["recipe"])
     config: dict[str, Any] = {**weights.config, "sha256": weights.sha256}
-    seen, text = _SCORED[weights.model](weights, recipe, config, n_screens)
+    scores = score_weights(weights, n_screens)
+    metric, word, digits = MEASURES[weights.model]
+    seen = {f"{word}, {kind}": round(methods[weights.model][metric], digits) for kind, methods in scores.items()}
+    text = _CARDS[weights.model](config, scores, recipe)
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "model.safetensors", out / "model.safetensors")
     (out / "config.json").write_text(json.dumps({**config, "scores": seen}, indent=1) + "\n")
     (out / "README.md").write_text(text)
 
 
-_Scored = tuple[dict[str, float], str]
+Scores = dict[str, dict[str, dict[str, float]]]
+
+#: By model: the metric that sums a card up, its name in tables, digits.
+MEASURES: dict[str, tuple[str, str, int]] = {
+    "TCD": ("column_auroc", "column AUROC", 1),
+    "CDN": ("ap", "mAP", 1),
+    "AVICI": ("auprc", "AUPRC", 2),
+}
 
 
-def _causes(weights: Weights, recipe: Recipe, config: dict[str, Any], n: int) -> _Scored:
-    scores = score_heldout(weights.net, config, recipe.screen_prior(), n_screens=n)
-    seen = {f"column AUROC, {kind}": round(methods["TCD"]["column_auroc"], 1) for kind, methods in scores.items()}
-    return seen, card(config, scores, recipe.screen_prior())
+def score_weights(weights: Weights, n_screens: int = 4) -> Scores:
+    """Score weights of any model, and its baselines, on every held-out kind.
 
+    Parameters
+    ----------
+    weights
+        Trained weights.
+    n_screens
+        Screens of each kind for TCD; twice as many causal models for CDN and three times as many data sets for AVICI.
 
-def _targets(weights: Weights, recipe: Recipe, config: dict[str, Any], n: int) -> _Scored:
-    scores = score_heldout_targets(weights.net, config, recipe, n_models=2 * n)
-    seen = {f"mAP, {kind}": round(methods["CDN"]["ap"], 1) for kind, methods in scores.items()}
-    return seen, target_card(config, scores, recipe)
-
-
-def _graphs(weights: Weights, recipe: Recipe, config: dict[str, Any], n: int) -> _Scored:
-    scores = score_heldout_graphs(weights.net, recipe, n=3 * n)
-    seen = {f"AUPRC, {kind}": round(methods["AVICI"]["auprc"], 2) for kind, methods in scores.items()}
-    return seen, graph_card(config, scores, recipe)
-
-
-_SCORED = {"TCD": _causes, "CDN": _targets, "AVICI": _graphs}
+    Returns
+    -------
+    ``kind -> method -> metric``; the weights' own scores are under the name of their model.
+    """
+    recipe = Recipe(**weights.config["recipe"])
+    if weights.model == "TCD":
+        return score_heldout(weights.net, weights.config, recipe.screen_prior(), n_screens=n_screens)
+    if weights.model == "CDN":
+        return score_heldout_targets(weights.net, weights.config, recipe, n_models=2 * n_screens)
+    return score_heldout_graphs(weights.net, recipe, n=3 * n_screens)
 
 
 def card(config: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]], prior: ScreenPrior) -> str:
@@ -189,3 +200,10 @@ def card(config: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]],
                 + " |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _cause_card(config: dict[str, Any], scores: Scores, recipe: Recipe) -> str:
+    return card(config, scores, recipe.screen_prior())
+
+
+_CARDS = {"TCD": _cause_card, "CDN": target_card, "AVICI": graph_card}

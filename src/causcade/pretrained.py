@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import json
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-__all__ = ["Weights", "available", "load", "table"]
+__all__ = ["Weights", "available", "list", "load"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def _folder() -> Path:
     return Path(str(resources.files("causcade") / "weights"))
 
 
-def available() -> list[str]:
+def available() -> builtins.list[str]:
     """Names of the weights in the package."""
     return sorted(p.parent.name for p in _folder().glob("*/config.json"))
 
@@ -147,8 +148,14 @@ def _build(folder: Path, config: dict[str, Any]) -> nn.Module:
     return net.eval()
 
 
-def table() -> pd.DataFrame:
-    """Weights in the package as a table: what each is for, how it was trained, its scores."""
+def list() -> pd.DataFrame:
+    """Weights in the package as a table.
+
+    Returns
+    -------
+    One row per name: what the weights are for, their network, training steps, seconds and device, and their scores on
+    held-out kinds, NaN where a kind is of another model. Baselines beside them are in the model cards.
+    """
     import pandas as pd
 
     rows = []
