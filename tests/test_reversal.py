@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from causcade import get, pp, tl
+from causcade import get, pp, reversal, tl
 
 GENES = [f"G{i:02d}" for i in range(20)]
 QUIET: dict[str, Any] = {"progress_bar": False}
@@ -67,7 +67,7 @@ def test_equals_plain_numpy_where_no_cell_is_shared() -> None:
         adata.obs["pert"] == "further", "x", np.where(adata.obs["pert"] == "across", "y", "z")
     )
     asked = ["half_back", "back_and_across"]
-    tl.reversal(adata, ("x", "y"), "state", perturbations=asked, within="all", batch_key="donor", n_top=6, **LOG)
+    tl.reversal(adata, ("x", "y"), "state", perturbations=asked, within="all", batch_key="donor", n_top=16, **LOG)
     x, pert, donor = adata.X.astype(np.float64), adata.obs["pert"].to_numpy(), adata.obs["donor"].to_numpy()
 
     def less(a: str, b: str) -> np.ndarray:
@@ -75,7 +75,7 @@ def test_equals_plain_numpy_where_no_cell_is_shared() -> None:
         return np.mean(parts, 0)  # as many cells in either
 
     change = less("across", "further")
-    top = np.argsort(-np.abs(change))[:6]
+    top = np.argsort(-np.abs(change))[:16]  # fallen genes among them
     np.testing.assert_allclose(adata.varm["reversal_change"][:, 0], change, rtol=1e-4, atol=1e-5)
     for j, name in enumerate(asked):
         effect = less(name, "control")
@@ -144,9 +144,9 @@ def test_spread_is_that_of_new_cells() -> None:
 def test_numbers_do_not_depend_on_what_else_is_asked() -> None:
     adata = screen(nothing=2)
     table = table_of(adata)
-    alone = table_of(adata, perturbations="across")
+    alone = table_of(adata, perturbations="half_back")
     columns = ["score", "sd", "fraction", "fraction_sd", "size", "closer", "top_correlation"]
-    pd.testing.assert_series_equal(alone.loc["across", columns], table.loc["across", columns])
+    pd.testing.assert_series_equal(alone.loc["half_back", columns], table.loc["half_back", columns])
     again = table_of(adata)
     pd.testing.assert_frame_equal(again, table)
     assert not np.allclose(table_of(adata, rng=1)["sd"], table["sd"])
@@ -258,3 +258,43 @@ def test_other_results_are_not_overwritten() -> None:
     table_of(adata)
     with pytest.raises(KeyError, match="'reversal'"):
         get.reversal(adata, key="other")
+
+
+def test_at_most_so_many_cells_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    adata = screen()
+    monkeypatch.setattr(reversal, "MOST_CELLS", 15)
+    table = table_of(adata)
+    assert (table["n_cells"] == 15).all() and table.index[0] == "half_back"
+    how = adata.uns["reversal"]
+    assert how["n_control"] <= 15 and how["n_before"] <= 15 and how["n_after"] <= 15
+
+
+def test_a_group_of_too_few_cells_is_refused() -> None:
+    adata = screen()
+    few = np.flatnonzero(adata.obs["state"] == "healthy")[2:]
+    with pytest.raises(ValueError, match="Only 2 cells of the first group"):
+        table_of(adata[np.setdiff1d(np.arange(adata.n_obs), few)].copy())
+
+
+def test_the_change_is_taken_within_batches() -> None:
+    """Nearly all healthy cells are of the donor with the lower level."""
+    adata = screen(donor=3)
+    away = np.flatnonzero((adata.obs["state"] == "healthy") & (adata.obs["donor"] == "b"))[6:]
+    table_of(adata := adata[np.setdiff1d(np.arange(adata.n_obs), away)].copy())
+    np.testing.assert_allclose(adata.varm["reversal_change"][:, 0], STATE, atol=0.25)
+    assert adata.uns["reversal"]["n_before"] == 66  # none is shared with the effects
+    adata.obs.loc[adata.obs_names[:20], "donor"] = "c"  # who has healthy cells only
+    table_of(adata)
+    assert adata.uns["reversal"]["n_before"] == 66 - 20
+
+
+def test_spread_leaves_own_targets_out_as_well() -> None:
+    """Of a gene that rises tenfold more than others, and is the perturbation's own target."""
+    fraction_sd = []
+    for rise in (0.0, 20.0):
+        adata = screen()
+        adata.X[(adata.obs["state"] == "disease").to_numpy(), 0] += rise
+        adata.obs["pert"] = adata.obs["pert"].astype(str)
+        pp.regimes(adata, "pert", "control", targets={name: ["G00"] * (name == "half_back") for name in EFFECTS})
+        fraction_sd.append(table_of(adata, n_null=0).loc["half_back", "fraction_sd"])
+    assert fraction_sd[0] > 0 and fraction_sd[1] == pytest.approx(fraction_sd[0], rel=0.3)
