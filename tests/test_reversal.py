@@ -59,6 +59,7 @@ def test_finds_what_goes_back() -> None:
     assert table.loc["half_back", "size"] == pytest.approx(0.5, abs=0.06)
     assert (table.loc[["half_back", "back_and_across"], "fdr"] < 0.02).all()
     assert table.loc["further", "pvalue"] > 0.9
+    np.testing.assert_allclose(table["fdr"], stats.false_discovery_control(table["pvalue"]))
 
 
 def test_equals_plain_numpy_where_no_cell_is_shared() -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BLOCK = 2048
+_LARGEST = 1e12  # beyond any count or intensity
 _PEEK = 500  # cells looked at when naming a layer that could be meant instead
 
 
@@ -167,6 +168,25 @@ class Expression:
             )
             raise ValueError(msg)
 
+        self._refuse_huge()
+
+    def _refuse_huge(self) -> None:
+        if (largest := max(self.maximum, -self.minimum)) > _LARGEST:
+            msg = (
+                f"{self.where} holds {self._first(lambda x: np.abs(x) == largest)}: no measured value is that large, and it "
+                "would drown all others. Remove or replace it first."
+            )
+            raise ValueError(msg)
+
+    def warn_of_empty(self, n: int) -> None:
+        """Warn of `n` cells without any value."""
+        if n:
+            note = (
+                f"{n:,} of {self.n_cells:,} cells in {self.where} are zero for every gene. "
+                "Consider sc.pp.filter_cells(adata, min_counts=1)."
+            )
+            warnings.warn(note, UserWarning, stacklevel=3)
+
     def _slice(self, start: int, stop: int) -> Any:
         return self._source[start:stop]
 
@@ -257,12 +277,7 @@ def read_expression(adata: AnnData, layer: str | None = None, *, counts: bool | 
     """
     found = Expression(adata, layer)
     found.validate(counts=counts)
-    if found.n_empty_cells:
-        note = (
-            f"{found.n_empty_cells:,} of {found.n_cells:,} cells in {found.where} are zero for every gene. "
-            "Consider sc.pp.filter_cells(adata, min_counts=1)."
-        )
-        warnings.warn(note, UserWarning, stacklevel=2)
+    found.warn_of_empty(found.n_empty_cells)
     if silent := int((found.n_cells_by_gene == 0).sum()):
         logger.info("%s: %s of %s genes are zero in every cell", found.where, f"{silent:,}", f"{found.n_genes:,}")
     return found

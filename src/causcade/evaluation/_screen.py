@@ -109,9 +109,9 @@ def with_regimes(
         return adata
     from anndata import AnnData as Data
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # pp.regimes says them; what is left out is told in the table
-        parsed = read_obs(adata, perturbation_key, control, sep=sep, targets=targets)
+    parsed = read_obs(adata, perturbation_key, control, sep=sep, targets=targets)
+    for note in parsed.notes:
+        warnings.warn(note, UserWarning, stacklevel=3)
     layers = {} if layer is None or layer not in adata.layers else {layer: adata.layers[layer]}
     return Data(adata.X, obs=adata.obs, var=adata.var, layers=layers, uns={**adata.uns, regimes_key: to_uns(parsed)})
 
@@ -154,6 +154,7 @@ def read_conditions(
     codes, conditions = _conditions(adata, regimes, dose_key)
     within = codes if groupby is None else codes * (len(set(groups)) + 1) + np.unique(groups, return_inverse=True)[1]
     rows = _sample(codes, within, most, rng)
+    _warn_of_lone(screen.groups[codes >= 0], codes[codes >= 0] == 0)
     y = level_groups(screen.rows(rows), screen.groups[rows], codes[rows] == 0)
     out = Screen(
         y,
@@ -167,6 +168,12 @@ def read_conditions(
         regimes.params.get("sep"),
     )
     return out if genes is None else out.only(chosen)
+
+
+def _warn_of_lone(groups: Positions, control: NDArray[np.bool_]) -> None:
+    if n := int((~np.isin(groups, groups[control]) & ~control).sum()):
+        note = f"{n:,} perturbed cells lie in batches (batch_key) without a control: what the batch does to them stays in the scores."
+        warnings.warn(note, UserWarning, stacklevel=5)
 
 
 def _labels(adata: AnnData, key: str | None) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,15 @@ from numpy.typing import NDArray
 
 from causcade import _keys
 from causcade.regimes import from_adata, read_column, read_obs, to_uns
+from causcade.regimes.labels import shorten
 from causcade.regimes.stored import _lookup
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = ["read_batches", "read_labels", "regime_of"]
+
+logger = logging.getLogger(__name__)
 
 
 def read_labels(
@@ -42,6 +46,8 @@ def read_labels(
         parsed = read_obs(adata, perturbation_key, control)
         for note in parsed.notes:
             warnings.warn(note, UserWarning, stacklevel=4)
+        if parsed.absent:
+            logger.warning("targets not measured: %s (%s)", f"{len(parsed.absent):,}", shorten(parsed.absent))
         stored = to_uns(parsed)
     codes = regime_of(adata, stored, regimes_key)
     table = stored[_keys.TABLE]

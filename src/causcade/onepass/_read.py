@@ -22,7 +22,10 @@ def is_dask(source: Any) -> bool:
 
 def as_csr(block: Any) -> sparse.csr_array:
     """A block in memory, sparse, with whatever type its values had."""
-    return sparse.csr_array(_in_memory(block))
+    block = _in_memory(block)
+    if block.dtype == np.float16:  # which scipy does not know
+        block = block.astype(np.float32)
+    return sparse.csr_array(block)
 
 
 def kernel_parts(block: sparse.csr_array) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.floating]]:

@@ -135,6 +135,7 @@ def _check(source: Expression, whole: Part, values: str) -> None:
     if low < 0:
         msg = f"{source.where} holds negative values ({low:g}): give counts, or log-normalised values >= 0."
         raise ValueError(msg)
+    source.warn_of_empty(int((whole.totals == 0).sum()))
 
 
 def _stack(blocks: list[sparse.csr_array], n_genes: int) -> sparse.csr_array:
