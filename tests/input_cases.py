@@ -358,7 +358,18 @@ def page() -> str:
         for name, case in cases.items():
             lines.append(f"| {name} | " + " | ".join(_cell(case, entry) for entry in entries) + " |")
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, ORDER])
+
+
+ORDER = """## Order, and cells that come twice
+
+* **Cells in another order**: `pp.summarise`, `tl.causes`, `tl.targets` and `tl.graph` answer the same (tests; up to rounding, and to sampling
+  where there are more cells than they use). `tl.reversal` and `evaluate` deal cells in halves by their place: other halves, other noise.
+* **Genes in another order**: the answer is in that order, too (tests). `tl.targets` draws its local graphs anew: as with another `rng`.
+* **Every cell twice**: means and correlations stay, and everything that counts cells (z, p values, rank-sum tests, networks that are told
+  of them) is too sure, by a factor of about 1.4 (test). No function can see that; look for repeated `obs_names`, which are warned of, and
+  let `evaluate` look for equal cells on both sides of a split.
+"""
 
 
 if __name__ == "__main__":
