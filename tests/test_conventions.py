@@ -20,7 +20,7 @@ TESTS = ROOT / "tests"
 # Who may import whom: a file imports its own level and those below. `__init__` and `demo` stand above all.
 LEVELS = {
     0: set(
-        "_checks _device _jit _keys citests contrasts edge_inputs fusion metrics nn pairs set_inputs simulate splits stats unmixing".split()
+        "_checks _device _files _jit _keys citests contrasts edge_inputs fusion metrics nn pairs set_inputs simulate splits stats unmixing".split()
     ),
     1: set(
         "baselines comparisons ensemble expression networks nulls reference regimes reversal scoring screendata suggest summary".split()
@@ -273,7 +273,7 @@ print([m for m in {sorted(SLOW)} if m in sys.modules])
 
 
 BARE = set(
-    "_device _jit _keys citests contrasts nn pairs pretrain set_inputs simulate stats".split()
+    "_device _files _jit _keys citests contrasts nn pairs pretrain set_inputs simulate stats".split()
 )  # all that pretraining needs
 BLOCK = "anndata lightning matplotlib mudata pandas pytorch_lightning scanpy scvi".split()
 BLOCK_BARE = [*BLOCK, "networkx", "numba", "pooch", "scipy", "sklearn", "tqdm"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from causcade._files import CONFIG, config_of
 from causcade.pretrain.recipe import MODELS, NETWORKS
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def load(name: str | Path) -> Weights:
         raise ValueError(msg)
     data = (folder / "model.safetensors").read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
-    config = _read_config(folder)
+    config = _read_config(config_of(folder, sha256))
     expected = config.get("sha256")
     if (released and expected is None) or (expected is not None and expected != sha256):
         msg = f"The weights {str(name)!r} are damaged: sha256 {sha256[:12]}, expected {str(expected)[:12]}. Reinstall."
@@ -104,21 +105,21 @@ def load(name: str | Path) -> Weights:
     return Weights(str(name), _build(folder, config), config, sha256)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads(path.read_text())
         known = config["network"] in NETWORKS
         absent = {"sizes", "subset", *(["cells"] if config["network"] == "cells" else [])} - set(config)
     except (ValueError, KeyError, TypeError) as error:
-        msg = f"{folder / 'config.json'} is no config of causcade weights ({error})."
+        msg = f"{path} is no config of causcade weights ({error})."
         raise RuntimeError(msg) from error
     if not known:
-        msg = f"{folder / 'config.json'} asks for network {config['network']!r}; known are {sorted(NETWORKS)}."
+        msg = f"{path} asks for network {config['network']!r}; known are {sorted(NETWORKS)}."
         raise RuntimeError(msg)
     if absent:
-        msg = f"{folder / 'config.json'} lacks {sorted(absent)}; write it as python -m causcade.pretrain does."
+        msg = f"{path} lacks {sorted(absent)}; write it as python -m causcade.pretrain does."
         raise RuntimeError(msg)
-    _check_values(folder / "config.json", config)
+    _check_values(path, config)
     return dict(config)
 
 
@@ -160,7 +161,7 @@ def list() -> pd.DataFrame:
 
     rows = []
     for name in available():
-        config = _read_config(_folder() / name)
+        config = _read_config(_folder() / name / CONFIG)
         row = {"name": name, **{k: config.get(k) for k in ("use", "network", "steps", "seconds", "device")}}
         rows.append({**row, **config.get("scores", {})})
     return pd.DataFrame(rows).set_index("name") if rows else pd.DataFrame()

@@ -19,6 +19,7 @@ from scvi.data.fields import CategoricalObsField, LayerField
 from scvi.model.base import BaseModelClass
 
 from causcade import _keys, pretrained
+from causcade._files import into_place, put_pair
 from causcade.pretrained import Weights
 from causcade.regimes import from_adata, read_obs, to_uns
 from causcade.screendata import ScreenData, Values, read_screen
@@ -207,6 +208,27 @@ class ScreenModel(BaseModelClass):
         state = "trained" if self.is_trained_ else "not trained"
         return f"{self._model_summary_string}, {state}"
 
+    def save(self, dir_path: str | Path, prefix: str | None = None, *, overwrite: bool = False, **how: Any) -> None:  # type: ignore[override]
+        """Write the model to a folder, for :meth:`load`: wholly or not at all, so that an older one stays until then.
+
+        Parameters
+        ----------
+        dir_path
+            The folder; made if it is not there.
+        prefix, overwrite, **how
+            As in :meth:`scvi.model.base.BaseModelClass.save`.
+
+        Raises
+        ------
+        ValueError
+            If the folder is there and `overwrite` is false.
+        """
+        if Path(dir_path).exists() and not overwrite:
+            msg = f"{dir_path} already exists; choose another folder, or pass overwrite=True."
+            raise ValueError(msg)
+        with into_place(Path(dir_path)) as half:
+            super().save(str(half), prefix, overwrite=True, **how)
+
 
 class CausalModel(ScreenModel):
     """A model whose network serves any genes and labels: a subclass also says how it is rebuilt.
@@ -299,9 +321,7 @@ class CausalModel(ScreenModel):
         data = _to_bytes(weights.net)
         config = weights.config | {"sha256": hashlib.sha256(data).hexdigest()}
         text = json.dumps(config, indent=1) + "\n"  # before any file is touched: it may fail
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "model.safetensors").write_bytes(data)
-        (folder / "config.json").write_text(text)
+        put_pair(folder, data, text)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, adata: AnnData, *args: Any, **setup: Any) -> Self:

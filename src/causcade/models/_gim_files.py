@@ -10,9 +10,9 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-__all__ = ["read_folder", "write_folder"]
+from causcade._files import CONFIG, TENSORS, config_of, put_pair
 
-_TENSORS, _CONFIG = "model.safetensors", "config.json"
+__all__ = ["read_folder", "write_folder"]
 
 
 def write_folder(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], *, overwrite: bool) -> None:
@@ -23,16 +23,14 @@ def write_folder(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor
     ValueError
         If one is there and `overwrite` is false.
     """
-    there = [name for name in (_CONFIG, _TENSORS) if (folder / name).exists()]
+    there = [name for name in (CONFIG, TENSORS) if (folder / name).exists()]
     if there and not overwrite:
         msg = f"{folder} already holds {' and '.join(there)}; choose another folder, or pass overwrite=True."
         raise ValueError(msg)
     data = save(tensors)
     told = config | {"sha256": hashlib.sha256(data).hexdigest()}
     text = json.dumps(told, indent=1, default=lambda x: x.tolist())  # of NumPy and pandas; before any file is touched
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _TENSORS).write_bytes(data)
-    (folder / _CONFIG).write_text(text + "\n")
+    put_pair(folder, data, text + "\n")
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -45,15 +43,16 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     RuntimeError
         If they do not belong together.
     """
-    if not all((folder / name).exists() for name in (_CONFIG, _TENSORS)):
-        msg = f"There is no saved GIM in {folder}: {_CONFIG} and {_TENSORS} are needed."
+    if not all((folder / name).exists() for name in (CONFIG, TENSORS)):
+        msg = f"There is no saved GIM in {folder}: {CONFIG} and {TENSORS} are needed."
         raise ValueError(msg)
-    config = json.loads((folder / _CONFIG).read_text())
+    data = (folder / TENSORS).read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    config = json.loads(config_of(folder, sha256).read_text())
     if config.get("model") != "GIM":
         msg = f"{folder} holds a model {config.get('model')!r}, not a GIM."
         raise ValueError(msg)
-    data = (folder / _TENSORS).read_bytes()
-    if hashlib.sha256(data).hexdigest() != config["sha256"]:
-        msg = f"{folder / _TENSORS} is damaged, or not the one that {_CONFIG} was written with."
+    if sha256 != config["sha256"]:
+        msg = f"{folder / TENSORS} is damaged, or not the one that {CONFIG} was written with."
         raise RuntimeError(msg)
     return config, load(data)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import math
-import os
 import time
 from dataclasses import asdict
 from importlib import resources
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from causcade._files import put, put_pair
 from causcade.pretrain.recipe import Recipe, build_network
 from causcade.pretrain.tasks import build_task
 
@@ -91,13 +92,13 @@ class Trainer:
             "log": self.log,
             "recent": self.recent,
         }
-        torch.save(state, folder / "checkpoint.tmp")
-        os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")
-        save_file({k: v.cpu().contiguous() for k, v in self.average.items()}, folder / "model.tmp")
-        sha256 = hashlib.sha256((folder / "model.tmp").read_bytes()).hexdigest()
-        os.replace(folder / "model.tmp", folder / "model.safetensors")
-        _write(folder / "config.json", json.dumps(self.config() | {"sha256": sha256}, indent=1) + "\n")
-        _write(folder / "log.json", json.dumps(self.log))
+        whole = io.BytesIO()
+        torch.save(state, whole)
+        put(folder / "checkpoint.pt", whole.getvalue())
+        data = save({k: v.cpu().contiguous() for k, v in self.average.items()})
+        told = self.config() | {"sha256": hashlib.sha256(data).hexdigest()}
+        put_pair(folder, data, json.dumps(told, indent=1) + "\n")
+        put(folder / "log.json", json.dumps(self.log))
 
     def note(self) -> list[float]:
         """Add a line to the log: step, seconds, mean loss since the line before."""
@@ -141,13 +142,6 @@ class Trainer:
         self.log, self.recent = state.get("log", []), state.get("recent", [])
         if "log" not in state and (folder / "log.json").exists():
             self.log = json.loads((folder / "log.json").read_text())
-
-
-def _write(file: Path, text: str) -> None:
-    """Put a whole file in the place of the old one."""
-    half = file.with_suffix(".tmp")
-    half.write_text(text)
-    os.replace(half, file)
 
 
 def _start(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
