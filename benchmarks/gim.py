@@ -55,7 +55,7 @@ standardised gene by gene (raw ones grow without bound). Means over data sets ±
 *Target F1*: of all (regime, gene) pairs, and the mean over regimes. *W2*: root of the transport cost of the entropic plan
 (0.1), 50 predicted against 50 measured cells; *distance*: Euclidean, between means; both are medians over the
 regimes of a data set (W2: over a quarter of them). Lower is better for SID, W2 and distance. *BaCaDI\\**: GIM with free targets and parameters per regime. *GIES* is told the
-targets, *PC* sees control cells; undirected edges count as they are in truth. *n*: data sets, of ten; the rest is still to be run where there are fewer. Causal methods but GIM have nothing to say on perturbations not seen. Ridge and MLP predict
+targets, *PC* sees control cells; undirected edges count as they are in truth. *n*: data sets. Causal methods but GIM have nothing to say on perturbations not seen. Ridge and MLP predict
 the change of the mean, by which control cells are moved. Settings were chosen on other data sets. CPU seconds are of one thread."""
 
 

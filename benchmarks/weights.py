@@ -9,6 +9,7 @@ import argparse
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -22,7 +23,7 @@ def rows(name: str, n_screens: int) -> list[dict[str, object]]:
     metric, word, _ = MEASURES[weights.model]
     out: list[dict[str, object]] = []
     for kind, methods in score_weights(weights, n_screens).items():
-        best = max(float(row[metric]) for method, row in methods.items() if method != weights.model)
+        best = np.nanmax([row[metric] for method, row in methods.items() if method != weights.model])
         for method, row in methods.items():
             lead = float(row[metric]) - best if method == weights.model else float("nan")
             out.append(
@@ -47,7 +48,7 @@ def write_page(table: pd.DataFrame, page: Path, n_screens: int) -> None:
         lines += ["|---" * (len(kinds) + 1) + "|"]
         digits = MEASURES[pretrained.load(str(name)).model][2]
         for method, row in wide.iterrows():
-            cells = [f"{v:.{digits}f}" for v in row]
+            cells = ["" if pd.isna(v) else f"{v:.{digits}f}" for v in row]
             cells = [f"**{c}**" if v == wide[k].max() else c for c, k, v in zip(cells, kinds, row, strict=True)]
             lines.append(f"| {str(method).replace('|', chr(92) + '|')} | " + " | ".join(cells) + " |")
         lines.append("")

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from causcade.gracefit import GraceTrainer
 from causcade.models import GraCEVAE
 from causcade.models._grace_cells import ask, parts_of_regimes, regime_means
 from causcade.models._grace_programs import pathway_table
@@ -279,3 +280,28 @@ def test_errors_say_what_to_do(model: GraCEVAE) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert repr(fresh).endswith("not trained")
+
+
+def test_ctrl_c_leaves_a_usable_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real, left = GraceTrainer.train_epoch, [3]
+
+    def epoch(self: GraceTrainer) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        real(self)
+
+    monkeypatch.setattr(GraceTrainer, "train_epoch", epoch)
+    model = make(simulated(), n_fits=3)
+    with pytest.raises(KeyboardInterrupt):
+        model.train(5, progress_bar=False, accelerator="cpu")
+    assert model.is_trained and len(model.history["loss"].dropna()) == 2 and len(model.nets) == 1
+    made = model.predict(["X1"], 8)
+    assert np.isfinite(made.X).all()
+    model.save(tmp_path / "m")
+    assert np.array_equal(GraCEVAE.load(tmp_path / "m", simulated(), accelerator="cpu").predict(["X1"], 8).X, made.X)
+    left[0] = 1
+    other = make(simulated())
+    with pytest.raises(KeyboardInterrupt):
+        other.train(5, progress_bar=False, accelerator="cpu")
+    assert not other.is_trained

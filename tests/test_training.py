@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from scvi.module.base import LossOutput
 
+from causcade.models import TCD
 from causcade.models._training import Design, EpisodeData, Episodes, Onward, Plan, like_screen, quiet, thin
 from causcade.pretrain import Recipe
 from causcade.regimes import from_adata
@@ -164,3 +166,32 @@ def test_quiet_puts_the_levels_back() -> None:
         assert log.level == logging.ERROR
         raise KeyError
     assert log.level == before
+
+
+def test_ctrl_c_leaves_a_usable_model(
+    screen: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And nothing else: no exit, and the next Ctrl-C is heard."""
+    real, left, handler = Plan.training_step, [3], signal.getsignal(signal.SIGINT)
+
+    def step(self: Plan, batch: Any, number: int) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGINT)
+        return real(self, batch, number)
+
+    monkeypatch.setattr(Plan, "training_step", step)
+    TCD.setup_anndata(screen)
+    model = TCD(screen, width=8, layers=1, heads=2, hidden=8)
+    start = {k: v.clone() for k, v in model.net.state_dict().items()}
+    with pytest.raises(KeyboardInterrupt):
+        model.train(4, episodes_per_epoch=2, batch_size=1, progress_bar=False, accelerator="cpu")
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert "interrupted after 2 steps: the model keeps" in caplog.text
+    assert model.is_trained and any(not torch.equal(start[k], v) for k, v in model.net.state_dict().items())
+    assert model.get_causes(["G01"], progress_bar=False).notna().all(axis=None)
+    left[0] = 1
+    other = TCD(screen, width=8, layers=1, heads=2, hidden=8)
+    with pytest.raises(KeyboardInterrupt):
+        other.train(4, episodes_per_epoch=2, batch_size=1, progress_bar=False, accelerator="cpu")
+    assert not other.is_trained  # nothing was learnt

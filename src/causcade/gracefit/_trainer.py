@@ -238,6 +238,10 @@ class GraceTrainer:
             while not self.stopped:
                 self.train_epoch()
                 bar.update()
+        return self.result()
+
+    def result(self) -> Trained:
+        """What was learnt in the epochs so far, of which there must be one."""
         if self.kept is not None:
             self.net.load_state_dict(self.kept)
         epoch = self.best_epoch if self.kept is not None else self.epoch - 1

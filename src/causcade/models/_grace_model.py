@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -16,7 +18,7 @@ from torch import nn
 
 from causcade._checks import at_least, generator
 from causcade._device import pick_device
-from causcade.gracefit import GraceTrainer
+from causcade.gracefit import GraceTrainer, PairedCells, Trained
 from causcade.models import _grace_cells as cells
 from causcade.models._base import ScreenModel
 from causcade.models._module import NetModule
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from causcade.screendata import ScreenData
 
 __all__ = ["GraCEVAEModule", "GraceModel"]
+
+
+logger = logging.getLogger(__name__)
 
 
 class GraCEVAEModule(NetModule):
@@ -180,13 +185,30 @@ class GraceModel(ScreenModel):
             self._quiet_screen(), self._regimes(), self.perturbations, self._embedding(self.adata),
             combinations=combinations,
         )  # fmt: skip
-        fits = []
-        for seed in seeds:
-            trainer = GraceTrainer(data, config, graph=self.graph, targets=self.targets, seed=seed, device=device)
-            fits.append(trainer.run(progress_bar=progress_bar))
+        fits: list[Trained] = []
+        try:
+            for seed in seeds:
+                trainer = GraceTrainer(data, config, graph=self.graph, targets=self.targets, seed=seed, device=device)
+                fits.append(trainer.run(progress_bar=progress_bar))
+        except KeyboardInterrupt:
+            if trainer.epoch:
+                fits.append(trainer.result())
+            if fits:
+                logger.warning(
+                    "interrupted: the model keeps %s of %s fits, the last of %s epochs",
+                    len(fits),
+                    len(seeds),
+                    len(fits[-1].history["loss"]),
+                )
+                self._keep(fits, data, trainer.regimes)
+            raise
+        self._keep(fits, data, trainer.regimes)
+
+    def _keep(self, fits: list[Trained], data: PairedCells, regimes: Sequence[int]) -> None:
+        self.init_params_["non_kwargs"]["n_fits"] = len(fits)  # what a saved model is built anew with
         self.module.net = nn.ModuleList([fit.net for fit in fits])
         self.temperature_ = [fit.temperature for fit in fits]
-        self.learnt_ = [tuple(self.perturbations[i] for i in data.parts[regime]) for regime in trainer.regimes]
+        self.learnt_ = [tuple(self.perturbations[i] for i in data.parts[regime]) for regime in regimes]
         self.history_ = {
             name: pd.concat([pd.Series(fit.history[name], name=i) for i, fit in enumerate(fits)], axis=1)
             for name in fits[0].history

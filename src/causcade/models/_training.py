@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -242,6 +244,11 @@ class Plan(lightning.LightningModule):
         super().__init__()
         self.module, self.lr, self.weight_decay = module, lr, weight_decay
         self.warmup, self.cooldown = warmup, cooldown
+        self.n_steps = 0
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Count the steps that are done."""
+        self.n_steps += 1
 
     def _loss(self, batch: dict[str, Tensor], name: str) -> Tensor:
         *_, out = self.module(batch)
@@ -297,6 +304,22 @@ def quiet() -> Iterator[None]:
             each.setLevel(level)
 
 
+@contextmanager
+def _interruptible(model: CausalModel, plan: Plan) -> Iterator[None]:
+    """Let Ctrl-C be what it is: Lightning makes an exit of it, and is deaf to the next. The model stays usable."""
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main else None
+    try:
+        yield
+    except SystemExit:
+        if main:
+            signal.signal(signal.SIGINT, handler)
+        if plan.n_steps:
+            model.is_trained_ = True
+            logger.warning("interrupted after %s steps: the model keeps what it has learnt", f"{plan.n_steps:,}")
+        raise KeyboardInterrupt from None
+
+
 def fit(
     model: CausalModel,
     plan: Plan,
@@ -342,7 +365,7 @@ def fit(
     model.is_trained_ = was_trained and bool(model.history_)
     model.module.train()
     try:
-        with quiet():
+        with quiet(), _interruptible(model, plan):
             TrainRunner(
                 model,
                 training_plan=plan,

@@ -235,6 +235,7 @@ class TCD(CausalModel):
         )
         if self.origin_:
             self.origin_["changed"] = True
+        self.recipe_ = asdict(recipe) | {"prior": prior.to_dict(), "design": asdict(design)}
         try:
             fit(
                 self, Plan(self.module, lr=lr), data, max_epochs=max_epochs, early_stopping=early_stopping,
@@ -242,7 +243,6 @@ class TCD(CausalModel):
             )  # fmt: skip
         finally:
             self.episodes_ = data.sampler.next
-        self.recipe_ = asdict(recipe) | {"prior": prior.to_dict(), "design": asdict(design)}
 
     def _like_mine(self) -> tuple[ScreenPrior, Design]:
         args = self._setup_args()
