@@ -251,3 +251,12 @@ def test_constant_genes_are_scored(screen, weights):
         assert np.isfinite(part).all()
     assert not out.knockout_t[:12, :2].any()
     assert not out.correlation[:, :2].any()
+
+
+def test_what_does_not_fit_in_memory_is_refused(screen, weights, monkeypatch, fingerprint):
+    monkeypatch.setattr("causcade.causes.free_memory", lambda: 32**2 * 200.0)
+    before = fingerprint(screen)
+    with pytest.raises(ValueError, match=r"among 32 genes need about 0 GB.*up to about 29: adata\[:, genes\]"):
+        run(screen, weights, [1], replace(QUIET, n_half=2))
+    assert fingerprint(screen) == before
+    run(screen, weights, [1])

@@ -1,10 +1,13 @@
-"""Where networks run."""
+"""Where networks run, and how much memory is left there."""
 
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import torch
+
+__all__ = ["free_memory", "pick_device"]
 
 
 def pick_device(accelerator: str = "auto", devices: int | str = "auto") -> str:
@@ -43,3 +46,16 @@ def pick_device(accelerator: str = "auto", devices: int | str = "auto") -> str:
         msg = f"devices={number} was asked for, but torch finds {count} CUDA device(s), numbered from 0."
         raise RuntimeError(msg)
     return f"cuda:{number}"
+
+
+def free_memory() -> float:
+    """Bytes that are free, as far as the system says; infinite if it does not."""
+    free = float("inf")
+    try:
+        told = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(told["MemAvailable"].split()[0]) * 1024.0
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
+        free = min(free, float(limit) - float(used)) if limit != "max" else free
+    except (OSError, KeyError, ValueError):  # another system, or no limits
+        return free
+    return free

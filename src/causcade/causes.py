@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from causcade import nulls
+from causcade._device import free_memory
 from causcade.baselines import popularity
 from causcade.ensemble import Ensemble, SetScore, score_pairs
 from causcade.pairs import pair_features
@@ -104,7 +105,13 @@ def score_causes(
         How to score.
     rng
         Deals genes, halves and permutations.
+
+    Raises
+    ------
+    ValueError
+        If statistics of all pairs of genes do not fit in the memory that is free.
     """
+    _check_memory(screen.n_genes, settings, every=targets is None)
     logger.info("scoring causes with %s on %s", weights.label, settings.device)
     wanted = np.arange(screen.n_genes) if targets is None else targets
     whole = screen.moments()
@@ -126,6 +133,20 @@ def score_causes(
     knockout = np.where(perturbed, z[:, wanted], np.nan).astype(np.float32)
     footprint = np.where(perturbed, popularity(np.abs(z))[:, :1], np.nan).astype(np.float32)
     return CauseScores(mean, sd, count, pvalue, fdr, knockout, footprint, stats.correlation.numpy()[:, wanted])
+
+
+def _check_memory(n_genes: int, settings: Settings, *, every: bool) -> None:
+    """Refuse what the system would kill. Bytes for each pair of genes were measured with 2,000 to 8,000 genes."""
+    each = 180 + 60 * bool(settings.n_half or settings.n_null) + 40 * every
+    need, free = each * n_genes**2 / 1e9, free_memory() / 1e9
+    if need <= free:
+        return
+    msg = (
+        f"Scores of causes among {n_genes:,} genes need about {need:,.0f} GB for statistics of all pairs of genes, and {free:,.1f} GB are free. "
+        f"Take fewer genes, up to about {int((free * 1e9 / each) ** 0.5):,}: adata[:, genes], e.g. the perturbed and the most variable "
+        "(sc.pp.highly_variable_genes)."
+    )
+    raise ValueError(msg)
 
 
 def _set_score(

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from causcade._device import free_memory
 from causcade.expression import Expression, _in_memory, _sums
 from causcade.onepass._read import as_csr, value_bytes
 
-__all__ = ["Plan", "Slice", "describe", "free_memory", "lowest_keys", "make_plan", "random_keys"]
+__all__ = ["Plan", "Slice", "describe", "lowest_keys", "make_plan", "random_keys"]
 
 _SAMPLED = 20_000  # cells up to which all give the median library size; of more, _RUNS runs of _RUN cells
 _RUNS, _RUN = 64, 512
@@ -240,19 +240,6 @@ def _check_cost(cost: dict[str, float], n_kept: int, rows: int, n_genes: int, ma
         "batch_key, or raise max_memory."
     )
     raise ValueError(msg)
-
-
-def free_memory() -> float:
-    """Bytes that are free, as far as the system says; infinite if it does not."""
-    free = float("inf")
-    try:
-        told = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(told["MemAvailable"].split()[0]) * 1024.0
-        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
-        free = min(free, float(limit) - float(used)) if limit != "max" else free
-    except (OSError, KeyError, ValueError):  # another system, or no limits
-        return free
-    return free
 
 
 def describe(plan: Plan, where: Any) -> str:

@@ -126,8 +126,8 @@ def causes(
     KeyError
         If regimes, the layer, the batch column or a gene is missing.
     ValueError
-        If values are not what ``values`` says, labels are unusable, or a parameter is out of range. ``adata`` is
-        unchanged after any error.
+        If values are not what ``values`` says, labels are unusable, a parameter is out of range, or the pairs of
+        genes do not fit in memory. ``adata`` is unchanged after any error.
 
     Examples
     --------
