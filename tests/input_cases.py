@@ -276,7 +276,7 @@ LABELS: dict[str, Case] = {
     "no control": Case(relabel("control", "ctrl"), "E", "'ctrl'"),
     "controls only": Case(obs_as(lambda x: ["control"] * len(x)), "E", "control"),
     "controls lost": Case(drop_label("control"), "E", "control"),
-    "whole numbers as labels": Case(
+    "whole numbers as labels, control= not among them": Case(
         obs_as(lambda x: x.map({"control": 0, "G00": 1, "G01": 2, "G02": 3, "G00+G01": 4})), "E", "control"
     ),
     "one cell of a perturbation": Case(drop_label("G01", 1), "W", "G01"),

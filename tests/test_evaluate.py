@@ -10,6 +10,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 from scipy.stats import ranksums
 
 import causcade as cc
@@ -266,6 +267,47 @@ def test_doses_above_the_lowest_are_held_out() -> None:
     lower = np.asarray(adata.X)[((adata.obs["drug"] == "A") & (adata.obs["dose"] == 4)).to_numpy()].astype(float)
     expected = float(((here.mean(0) - lower.mean(0)) ** 2).mean())
     assert value(named, "next_lower_dose", "mse") == pytest.approx(expected, rel=1e-5)
+
+
+def test_doses_are_told_apart_however_they_are_written() -> None:
+    adata = dose_screen()
+    how: dict[str, Any] = {
+        "perturbation_key": "drug",
+        "control": "control",
+        "targets": {},
+        "values": "log",
+        "split": "dose",
+    }
+    for told in ("A@4", "A@4.0", " A @ 4e0"):
+        table = cc.evaluate(adata, "observational", dose_key="dose", hold_out=told, **how, **QUICK)
+        assert table.attrs["held_out"] == ["A@4"]
+    with pytest.raises(KeyError, match="A@5"):
+        cc.evaluate(adata, "observational", dose_key="dose", hold_out="A@5", **how, **QUICK)
+    adata.obs["near"] = 1e6 + adata.obs["dose"]
+    table = cc.evaluate(adata, "observational", dose_key="near", test_share=1, **how, **QUICK)
+    assert len(set(table.attrs["held_out"])) == 6 and "A@1000002.0" in table.attrs["held_out"]
+
+
+def test_groups_may_be_numbers() -> None:
+    adata = additive_screen()
+    adata.obs["day"] = np.tile([1.0, 2.0], adata.n_obs // 2)
+    table = cc.evaluate(adata, "observational", split="group", groupby="day", hold_out=[2.0], values="log", **QUICK)
+    assert table.attrs["held_out"] == ["2"]
+
+
+def test_a_function_may_return_sparse_cells_and_is_told_targets_of_parts() -> None:
+    adata, seen = additive_screen(), {}
+    labels = adata.obs["pert"].astype(str).replace({"P0": "G00", "P0+P1": "G00+G12", "P4": "G14", "P1+P4": "G14+P1"})
+    adata.obs["pert"] = labels
+    cc.pp.regimes(adata, "pert", "control")
+
+    def mean(train: ad.AnnData, asked: list[str]) -> dict[str, Any]:
+        seen["table"] = train.uns["regimes"]["table"].set_index("name")
+        return {label: sparse.csr_matrix(train.X) for label in asked}
+
+    table = cc.evaluate(adata, {"mine": mean}, hold_out="P2", values="log", **QUICK)
+    assert value(table, "mine", "mse", "status") == "ok"
+    assert seen["table"].loc["G00+G12", "targets"] == "G00+G12"  # G12 was not perturbed alone
 
 
 def test_groups_are_brought_to_the_level_of_the_one_held_out() -> None:
@@ -532,6 +574,29 @@ def test_the_replicate_has_controls_of_its_own() -> None:
     assert abs(_scores.replicate(truth, 3, gen)["pearson_control"].mean()) < 0.25
 
 
+def test_the_controls_of_a_batch_are_not_on_both_sides() -> None:
+    """Perturbations that do nothing, each in one of six batches: the level of a batch is no effect that repeats."""
+    gen = np.random.default_rng(0)
+    rows = [("control", b) for b in range(6) for _ in range(20)]
+    rows += [(f"P{p:02d}", p % 6) for p in range(12) for _ in range(40)]
+    obs = pd.DataFrame(rows, columns=["pert", "plate"], index=[f"c{i}" for i in range(len(rows))]).astype(str)
+    plates = gen.normal(3, 0.5, (6, 60))[[b for _, b in rows]]
+    values = np.abs(plates + gen.normal(0, 0.5, plates.shape))
+    adata = ad.AnnData(values.astype(np.float32), obs=obs, var=pd.DataFrame(index=[f"G{i:02d}" for i in range(60)]))
+    how: dict[str, Any] = {
+        "perturbation_key": "pert",
+        "control": "control",
+        "targets": {},
+        "values": "log",
+        "test_share": 0.5,
+    }
+    for key in ("plate", None):
+        table = cc.evaluate(adata, "observational", batch_key=key, similar=1.0, **how, **QUICK)
+        repeats = value(table, "observational", "pearson_control", "ceiling") > 0.25
+        places = value(table, "observational", "discrimination", "ceiling") > 0.75
+        assert repeats == places == (key is None)  # plates that are not named do repeat
+
+
 def test_held_out_cells_do_not_choose_the_genes() -> None:
     seen = []
     look = lambda train, labels: (seen.append(list(train.var_names)), {x: np.asarray(train.X) for x in labels})[1]
@@ -557,11 +622,19 @@ def test_intervals_and_gains_are_of_the_perturbations() -> None:
     up, down = table.loc[("mine", "r")], table.loc[("mine", "e")]
     assert up["value"] == pytest.approx(0.6) and up["n"] == 4
     assert up["baseline"] == pytest.approx(0.2) and up["gain"] == pytest.approx(0.3)
-    assert up["scaled"] == pytest.approx((0.6 - 0.2) / (1 - 0.2))
+    assert up["scaled"] == pytest.approx((0.5 - 0.2) / (1 - 0.2))  # of the three that the baseline has, too
     assert down["gain"] == pytest.approx(-0.3) and down["gain_high"] < 0
     assert 0.4 <= up["low"] < 0.6 < up["high"] <= 0.9
     assert table.loc[("base", "r"), "status"] == "ok for 3 of 4" and table.loc[("base", "r"), "n"] == 3
     assert table.loc[("base", "r"), "scaled"] == 0
+
+
+def test_a_replicate_without_all_numbers_scales_what_it_has() -> None:
+    base, mine, top = np.array([0.1, 0.1, 0.5]), np.array([0.2, 0.2, 0.9]), np.array([0.3, 0.3, np.nan])
+    outcomes = [_table.Outcome("base", "baseline", {"r": base}), _table.Outcome("mine", "model", {"r": mine})]
+    how: dict[str, Any] = {"task": "t", "split": "s", "n_boot": 50, "rng": np.random.default_rng(0)}
+    table = _table.make_table(outcomes, {"r": top}, {"r": True}, "base", **how)
+    assert table["scaled"].tolist() == pytest.approx([0, 0.5])
 
 
 def test_nothing_is_scaled_by_a_difference_that_may_be_noise() -> None:
@@ -685,6 +758,13 @@ def test_a_hidden_knockout_tells_nothing(screen: ad.AnnData) -> None:
         ({"hold_out": "P0+P1"}, ValueError, "cannot be held out"),
         ({"hold_out": []}, ValueError, "hold_out must be"),
         ({"test_share": 0}, ValueError, "test_share"),
+        ({"test_share": "half"}, ValueError, "test_share must be a number"),
+        ({"test_share": True}, ValueError, "test_share must be a number"),
+        ({"test_share": 2, "task": "targets", "split": "gene"}, ValueError, "test_share must be a number"),
+        ({"test_share": 0.5, "task": "targets"}, ValueError, "no use for test_share="),
+        ({"test_share": 0.5, "task": "causes"}, ValueError, "no use for test_share="),
+        ({"targets": {"P0": "G00"}}, ValueError, "targets= goes with perturbation_key="),
+        ({"methods": {"perturbed_mean": lambda train, labels: {}}}, ValueError, "is the name of a baseline"),
         ({"baseline": "additive"}, ValueError, "baseline must be one of"),
         ({"genes": ["G00", "G99"]}, KeyError, "G99"),
         ({"genes": 1}, ValueError, "genes"),

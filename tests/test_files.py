@@ -217,3 +217,17 @@ def test_training_that_is_killed_goes_on_as_if_nothing_had_happened(tmp_path: Pa
         assert [row[0::2] for row in again.log] == [row[0::2] for row in whole.log]
         weights = pretrained.load(folder)
         assert np.isfinite(mark_of(weights.net))
+
+
+def test_files_wait_on_the_same_disk_as_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder may be a link to another disk, onto which nothing can be moved; and ``.`` has no name to stand beside."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for folder in (Path(), tmp_path / "link", tmp_path / "new"):
+        with _files.into_place(folder) as half:
+            assert half.parent == (tmp_path if folder.name == "new" else folder)
+            half.mkdir()
+            (half / "a.txt").write_text("a")
+        assert (folder / "a.txt").read_text() == "a"
+        assert not list(folder.glob(".*.part"))

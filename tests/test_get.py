@@ -380,3 +380,10 @@ def test_targets_write_nothing(hits: ad.AnnData, fingerprint) -> None:
     table.loc[:, "score"] = 0
     cc.get.target_ranks(hits)
     assert fingerprint(hits) == before
+
+
+def test_results_of_other_tools_are_no_cause_scores(adata: ad.AnnData) -> None:
+    adata.varm["reversal"] = SCORE
+    adata.uns["reversal"] = {"names": np.array(EFFECTS), "table": pd.DataFrame(), "params": {}}
+    with pytest.raises(KeyError, match="There are cause scores under 'causes'"):
+        cc.get.causes(adata, "C", key="reversal")

@@ -305,3 +305,22 @@ def test_ctrl_c_leaves_a_usable_model(monkeypatch: pytest.MonkeyPatch, tmp_path:
     with pytest.raises(KeyboardInterrupt):
         other.train(5, progress_bar=False, accelerator="cpu")
     assert not other.is_trained
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_ctrl_c_between_fits_keeps_each_once(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the last one twice, nor an error of another kind before the first."""
+    real, left = GraceTrainer.__init__, [kept]
+
+    def start(self: GraceTrainer, *args: Any, **how: Any) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        real(self, *args, **how)
+
+    monkeypatch.setattr(GraceTrainer, "__init__", start)
+    model = make(simulated(), n_fits=3)
+    with pytest.raises(KeyboardInterrupt):
+        model.train(2, progress_bar=False, accelerator="cpu")
+    assert model.is_trained == bool(kept)
+    assert not kept or len(model.nets) == kept

@@ -190,7 +190,7 @@ def test_methods_that_were_not_stored(graph: ad.AnnData) -> None:
         ({"method": 3}, ValueError, "method must be"),
         ({"method": "luck"}, ValueError, "method must be"),
         ({"key": "mine"}, KeyError, r"\['graph'\]|'graph'"),
-        ({"key_added": "graph"}, ValueError, "key_added"),
+        ({"key_added": "graph"}, ValueError, "key_added and key are both 'graph'"),
         ({"key_added": "a/b"}, ValueError, "key_added"),
     ],
 )

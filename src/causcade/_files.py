@@ -75,7 +75,8 @@ def into_place(folder: Path) -> Iterator[Path]:
     folder
         Made if it is not there; other files in it stay.
     """
-    half = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part = f".{folder.name}.{os.getpid()}.part"
+    half = folder / part if folder.is_dir() else folder.with_name(part)  # beside a link or mount is another disk
     try:
         yield half
         folder.mkdir(parents=True, exist_ok=True)

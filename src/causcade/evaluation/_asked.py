@@ -57,7 +57,7 @@ def read_methods(
     Raises
     ------
     ValueError
-        If a method is unknown, named twice, or none is given.
+        If a method is unknown, named twice or as a baseline that it is not, or none is given.
     """
     if methods is None:
         methods = list(baselines)
@@ -79,6 +79,9 @@ def read_methods(
         is_baseline = isinstance(a.what, str) and a.what in baselines
         if not (is_baseline or known(a.what)):
             msg = f"methods: there is no {a.what!r}.{suggest(str(a.what), words)} There are {', '.join(words)}."
+            raise ValueError(msg)
+        if a.name in baselines and a.what != a.name:
+            msg = f"methods: {a.name!r} is the name of a baseline; give yours another, or it would stand in its place."
             raise ValueError(msg)
         read.append(Asked(a.name, a.what, "baseline" if is_baseline else "model", a.options))
     names = {a.name for a in read}

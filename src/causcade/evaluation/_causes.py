@@ -65,7 +65,7 @@ class _Hidden:
 def evaluate_causes(adata: AnnData, plan: Plan) -> pd.DataFrame:
     """Hide every knock-out in turn and score rankings of its effects; see :func:`causcade.evaluate`."""
     split = plan.choose(plan.split or "perturbation", ("perturbation",), "split")
-    plan.refuse("causes", "dose_key", "groupby", "features", "genes")
+    plan.refuse("causes", "dose_key", "groupby", "features", "genes", "test_share")
     baseline = plan.choose(plan.baseline or "knockout_t", _BASELINES, "baseline")
     methods = read_ranked(plan.methods, _BASELINES, "TCD", _OPTIONS, baseline)
     screen = quiet_screen(

@@ -14,7 +14,7 @@ from causcade.evaluation._leaks import find_leaks, warn_of
 from causcade.evaluation._ranked import said
 from causcade.evaluation._scores import HIGHER, WHY, Truth, replicate, score, truth_of
 from causcade.evaluation._screen import Screen, read_conditions
-from causcade.evaluation._splits import SPLITS, Split, make_split
+from causcade.evaluation._splits import SPLITS, Split, level_side, make_split
 from causcade.evaluation._table import Combined, Outcome, make_table
 from causcade.evaluation._vcc import VCC
 from causcade.reference import GroupLevels
@@ -79,14 +79,16 @@ def _prepare(adata: AnnData, name: str, plan: Plan) -> tuple[Screen, Split]:
     )  # fmt: skip
     split = make_split(screen, name, plan.hold_out, plan.test_share, plan.rng)
     if isinstance(plan.genes, int) and plan.genes < len(screen.genes):
-        spread = screen.values[split.train].var(0, dtype=np.float64)  # of training cells: the others must not choose
+        spread = level_side(screen, split.train, split.train).var(
+            0, dtype=np.float64
+        )  # of training cells: the others must not choose
         screen = screen.only(np.sort(np.argsort(-spread, kind="stable")[: plan.genes]))
     return screen, split
 
 
 def _level(screen: Screen, split: Split) -> Any:
     """Training cells; for a held-out group the other groups are brought to the level of its controls."""
-    x = screen.values[split.train]
+    x = level_side(screen, split.train, split.train)
     if not split.group:
         return x
     groups, control = screen.groups[split.train], screen.codes[split.train] == 0

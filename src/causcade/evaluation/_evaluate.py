@@ -16,6 +16,7 @@ from causcade.evaluation._plan import Plan
 from causcade.evaluation._screen import with_regimes
 from causcade.evaluation._targets import evaluate_targets
 from causcade.expression import is_summary
+from causcade.regimes.labels import as_text
 from causcade.screendata import Values
 from causcade.summary import read_stored
 
@@ -96,14 +97,14 @@ def evaluate(
     perturbation_key, control, sep, targets
         As in :func:`causcade.pp.regimes`; without the first two the regimes in ``.uns[regimes_key]`` are used.
     layer, values, batch_key
-        As in :func:`causcade.tl.causes`. For effects batches are brought to the level of their controls.
+        As in :func:`causcade.tl.causes`. For effects batches are brought to the level of their controls, either side's own.
     dose_key, groupby
         Columns of ``.obs`` with doses, or with the groups of which one is held out; for these splits only.
     hold_out
         What to hold out, by name (perturbations, combinations, ``"name@dose"``, or one group), instead of a draw; for the
         other tasks the perturbations that are scored.
     test_share
-        Share to be held out.
+        Share to be held out, where it is drawn: not for a group, and of the other tasks only for ``split="gene"``.
     genes
         Genes to work with: names, or the number of those that vary most in the training cells; effects only.
     features
@@ -134,10 +135,10 @@ def evaluate(
     -------
     One row per method and metric: ``method``, ``kind`` (``"model"`` or ``"baseline"``), ``task``, ``split``,
     ``metric``, ``value`` (mean over `n` perturbations) with ``low`` and ``high``, ``n``, ``baseline`` and ``ceiling``
-    (values of the baseline and of a replicate on the same perturbations), ``scaled`` (0 as the baseline, 1 as the
-    replicate; missing where the replicate is not better by more than chance), ``gain`` (how much better than the
-    baseline, whichever direction is better) with ``gain_low`` and ``gain_high``, ``better`` (``"higher"`` or
-    ``"lower"``), ``status`` (``"ok"``, or what could not be scored and why). The ceiling is one half of the true cells
+    (values of the baseline and of a replicate on the same perturbations, as far as they have any), ``scaled`` (0 as the
+    baseline, 1 as the replicate, over perturbations with all three; missing where the replicate is not better by more
+    than chance), ``gain`` (how much better than the baseline, whichever direction is better) with ``gain_low`` and
+    ``gain_high``, ``better`` (``"higher"`` or ``"lower"``), ``status`` (``"ok"``, or what could not be scored and why). The ceiling is one half of the true cells
     as a prediction of the other; nothing is corrected for halves being smaller. ``.attrs`` says what was held out, and
     what was found by the check for leakage. What metrics mean: the page on evaluation.
 
@@ -174,7 +175,7 @@ def evaluate(
         )
         raise ValueError(msg)
     plan = Plan(
-        methods, split, _names(hold_out), test_share, layer, values, batch_key, dose_key, groupby, _genes(genes),
+        methods, split, _names(hold_out), _share(test_share), layer, values, batch_key, dose_key, groupby, _genes(genes),
         features, baseline, bool(drop_targets), float(similar), at_least(max_cells, 10, "max_cells"),
         at_least(n_repeats, 1, "n_repeats"), at_least(n_boot, 0, "n_boot"), generator(rng), regimes_key, progress_bar,
     )  # fmt: skip
@@ -187,11 +188,20 @@ def evaluate(
 def _names(given: Any) -> list[str] | None:
     if given is None or isinstance(given, str):
         return None if given is None else [given]
-    out = [str(n) for n in given] if isinstance(given, Sequence | np.ndarray | pd.Index | set) else []
+    out = [as_text(n) for n in given] if isinstance(given, Sequence | np.ndarray | pd.Index | set) else []
     if not out:
         msg = f"hold_out must be a name or several names, or None to draw, not {given!r}."
         raise ValueError(msg)
     return out
+
+
+def _share(given: Any) -> float | None:
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int | float | np.number) or not 0 < given <= 1:
+        msg = f"test_share must be a number above 0 and at most 1, not {given!r}."
+        raise ValueError(msg)
+    return float(given)
 
 
 def _genes(given: Any) -> int | list[str] | None:

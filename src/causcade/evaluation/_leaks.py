@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from causcade.evaluation._screen import Condition, Screen
-from causcade.evaluation._splits import LEAST, Split
+from causcade.evaluation._splits import LEAST, Split, level_side
 from causcade.regimes.labels import shorten
 
 __all__ = ["find_leaks", "warn_of"]
@@ -70,9 +70,10 @@ def _alike(screen: Screen, split: Split, pairs: Sequence[tuple[int, int]], simil
     """Pairs whose mean changes correlate; each side has controls of its own, or their noise would make all alike."""
 
     def changes(side: NDArray[np.bool_], some: Sequence[int]) -> dict[int, NDArray[np.float64]]:
-        base = screen.values[screen.of(-1, side)].mean(0, dtype=np.float64)
+        base = level_side(screen, screen.of(-1, side), side).mean(0, dtype=np.float64)
         cells = {c: screen.of(c, side) for c in some}
-        found = {c: screen.values[i].mean(0, dtype=np.float64) - base for c, i in cells.items() if len(i) >= LEAST}
+        enough = {c: level_side(screen, i, side) for c, i in cells.items() if len(i) >= LEAST}
+        found = {c: x.mean(0, dtype=np.float64) - base for c, x in enough.items()}
         return {c: (x - x.mean()) / (np.linalg.norm(x - x.mean()) or 1.0) for c, x in found.items()}
 
     test, train = changes(split.test, split.asked), changes(split.train, sorted({b for _, b in pairs}))

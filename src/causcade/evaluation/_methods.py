@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import sparse
 
 from causcade import _keys, effect_baselines
 from causcade.evaluation._screen import Condition, Screen
@@ -100,6 +101,9 @@ class Learning:
         known = {
             p: [screen.genes[g] for g in c.targets] for c in screen.conditions for p in c.parts if len(c.parts) == 1
         }
+        place = {gene: i for i, gene in enumerate(screen.genes)}
+        for c in screen.conditions:  # parts of combinations that were not perturbed alone
+            known |= {p: [p] for p in c.parts if p not in known and place.get(p) in c.targets}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             targets = {p: genes for p, genes in known.items() if genes}
@@ -272,7 +276,8 @@ def _checked(made: Any, labels: Sequence[str], n_genes: int) -> Predicted:
     if not isinstance(made, Mapping) or not set(made) <= set(labels) or not made:
         msg = f"it must give a dict of some of the labels {shorten(list(labels))}, each with cells x genes"
         raise ValueError(msg)
-    out = {str(k): np.atleast_2d(np.asarray(v, dtype=np.float64)) for k, v in made.items()}
+    dense = lambda v: v.toarray() if sparse.issparse(v) else v
+    out = {str(k): np.atleast_2d(np.asarray(dense(v), dtype=np.float64)) for k, v in made.items()}
     for label, cells in out.items():
         if cells.ndim != 2 or not len(cells) or cells.shape[1] != n_genes or not np.isfinite(cells).all():
             msg = f"{label!r}: the prediction has shape {cells.shape}; it must be finite, cells x {n_genes} genes"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from causcade import metrics
 from causcade.evaluation._screen import Screen
-from causcade.evaluation._splits import Split
+from causcade.evaluation._splits import Split, level_side
 from causcade.evaluation._vcc import changed, de_scores
 
 __all__ = ["HIGHER", "WHY", "Truth", "replicate", "score", "truth_of"]
@@ -53,6 +53,8 @@ class Truth:
         ``(n_genes,)`` mean of the perturbed conditions of training, each counting the same.
     labels, cells
         Of the conditions held out.
+    again
+        These cells with batches at the level of the controls of training, as predictions have them; where there are several.
     """
 
     genes: NDArray[np.int64]
@@ -61,6 +63,7 @@ class Truth:
     average: Floats
     labels: tuple[str, ...]
     cells: tuple[Floats, ...]
+    again: tuple[Floats, ...] = ()
 
 
 def truth_of(screen: Screen, split: Split, values: Floats, *, drop_targets: bool) -> Truth:
@@ -84,9 +87,12 @@ def truth_of(screen: Screen, split: Split, values: Floats, *, drop_targets: bool
     x = values[:, genes].astype(np.float64)
     mine = (codes == 0) & ((groups == split.group) if split.group else True)
     means = [x[codes == c].mean(0) for c in np.unique(codes[codes > 0])]
-    here = [screen.values[screen.of(c, split.test)][:, genes].astype(np.float64) for c in (-1, *split.asked)]
+    by = lambda side: tuple(
+        level_side(screen, screen.of(c, split.test), side)[:, genes].astype(np.float64) for c in (-1, *split.asked)
+    )
+    here, again = by(split.test), by(split.train)
     labels = tuple(screen.conditions[c].label for c in split.asked)
-    return Truth(genes, x[mine], here[0], np.mean(means, axis=0), labels, tuple(here[1:]))
+    return Truth(genes, x[mine], here[0], np.mean(means, axis=0), labels, here[1:], again[1:])
 
 
 def score(truth: Truth, made: Mapping[str, Floats], rng: np.random.Generator) -> dict[str, Floats]:
@@ -154,7 +160,7 @@ def replicate(truth: Truth, n_repeats: int, rng: np.random.Generator) -> dict[st
     found = []
     for _ in range(n_repeats):
         order = [rng.permutation(len(y)) for y in truth.cells]
-        first = [y[o[: len(o) // 2]] for y, o in zip(truth.cells, order, strict=True)]
+        first = [y[o[: len(o) // 2]] for y, o in zip(truth.again or truth.cells, order, strict=True)]
         other = [y[o[len(o) // 2 :]] for y, o in zip(truth.cells, order, strict=True)]
         half = Truth(truth.genes, truth.control, truth.test_control, truth.average, truth.labels, tuple(other))
         found.append(score(half, dict(zip(truth.labels, first, strict=True)), rng))

@@ -106,6 +106,11 @@ def with_regimes(
 ) -> AnnData:
     """`adata` itself if its regimes are used, else another that shares its values and has regimes."""
     if perturbation_key is None and control is None and regimes_key in adata.uns:
+        if targets is not None:
+            msg = (
+                f"targets= goes with perturbation_key= and control=; the regimes in .uns[{regimes_key!r}] have theirs."
+            )
+            raise ValueError(msg)
         return adata
     from anndata import AnnData as Data
 
@@ -189,11 +194,15 @@ def _conditions(adata: AnnData, regimes: Regimes, dose_key: str | None) -> tuple
     doses = _doses(adata, dose_key, regimes.codes > 0)
     codes = np.where(regimes.codes == 0, 0, -1).astype(np.int64)
     out: list[Condition] = []
+    taken: set[str] = set()
     for r in range(1, len(regimes)):
         name = str(regimes.names[r])
         mine = regimes.codes == r
         for dose in np.unique(doses[mine]) if dose_key is not None else [np.nan] * bool(mine.any()):
             label = name if dose_key is None else f"{name}@{dose:g}"
+            if label in taken:  # so close that six digits do not tell them apart
+                label = f"{name}@{float(dose)!r}"
+            taken.add(label)
             targets = tuple(int(g) for g in regimes.target_index[r])
             out.append(Condition(label, name, split_label(name, sep, known), targets, float(dose)))
             codes[mine if dose_key is None else mine & (doses == dose)] = len(out)

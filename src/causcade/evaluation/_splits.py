@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from causcade.evaluation._screen import Screen
+from causcade.reference import GroupLevels
 from causcade.regimes.labels import shorten, split_label, suggest
 from causcade.splits import split_perturbations
 
-__all__ = ["LEAST", "SPLITS", "Split", "make_split"]
+__all__ = ["LEAST", "SPLITS", "Split", "level_side", "make_split"]
 
 Bools = NDArray[np.bool_]
 
@@ -57,11 +59,8 @@ def make_split(
     KeyError
         If what is to be held out does not exist.
     ValueError
-        If there is too little to hold out or to learn from, or the share is out of range.
+        If there is too little to hold out or to learn from.
     """
-    if test_share is not None and not 0 < test_share <= 1:
-        msg = f"test_share must be above 0 and at most 1, not {test_share!r}."
-        raise ValueError(msg)
     train_control, test_control, note = _share_controls(screen, rng)
     if name == "group":
         return _group(screen, hold_out, test_control, note, rng)
@@ -80,6 +79,23 @@ def make_split(
         )
         raise ValueError(msg)
     return Split(name, train, test_control | np.isin(screen.codes - 1, asked), tuple(asked), "", note)
+
+
+def level_side(screen: Screen, cells: Bools | NDArray[np.int64], side: Bools) -> NDArray[np.float32]:
+    """Values of some cells with batches at the level of the controls of one side, or the noise of these would be on both.
+
+    Parameters
+    ----------
+    screen
+        All cells.
+    cells
+        Which cells, as a mask or positions.
+    side
+        ``(n_cells,)`` cells of the side. Batches of which it has no control stay at the level of all controls.
+    """
+    control = side & (screen.codes == 0)
+    levels = GroupLevels(screen.values[control].astype(np.float32, copy=False), screen.batches[control])
+    return levels.level(screen.values[cells].astype(np.float32, copy=False), screen.batches[cells])
 
 
 def _share_controls(screen: Screen, rng: np.random.Generator) -> tuple[Bools, Bools, str]:
@@ -167,7 +183,8 @@ def _named(screen: Screen, wanted: Sequence[str], able: list[int], name: str) ->
     by_parts = {tuple(sorted(c.parts)): i for i, c in enumerate(conditions) if np.isnan(c.dose)}
     out = []
     for label in dict.fromkeys(map(str, wanted)):
-        found = place.get(label, by_parts.get(tuple(sorted(split_label(label, screen.sep, known)))))
+        found = place.get(label.strip(), by_parts.get(tuple(sorted(split_label(label, screen.sep, known)))))
+        found = _at_dose(screen, label) if found is None else found
         if found is None:
             msg = f"hold_out: there is no {label!r}.{suggest(label, list(place))} There are {shorten(list(place))}."
             raise KeyError(msg)
@@ -176,6 +193,13 @@ def _named(screen: Screen, wanted: Sequence[str], able: list[int], name: str) ->
         msg = f"hold_out: {shorten(cannot)} cannot be held out with split={name!r}: no {_NOTHING[name]}, or too few cells."
         raise ValueError(msg)
     return sorted(out)
+
+
+def _at_dose(screen: Screen, label: str) -> int | None:
+    """The condition with this name and dose, however the dose is written: 10, 10.0 or 1e1."""
+    name, _, dose = label.rpartition("@")
+    number = pd.to_numeric(dose.strip(), errors="coerce")
+    return next((i for i, c in enumerate(screen.conditions) if c.name == name.strip() and c.dose == number), None)
 
 
 def _set_aside(screen: Screen, name: str, asked: Sequence[int]) -> set[int]:

@@ -132,7 +132,7 @@ def _status(o: Outcome, values: Floats | None, why: str | None = None) -> str:
 def _numbers(
     values: Floats | None, base: Floats | None, top: Floats | None, draws: NDArray[np.int64], *, up: bool
 ) -> dict[str, float]:
-    """Numbers of one row; the baseline and the ceiling are of the same conditions as the value."""
+    """Numbers of one row; the baseline and the ceiling are of the same conditions as the value, as far as they have any."""
     if values is None or not np.isfinite(values).any():
         return {"n": 0, "baseline": _mean(base), "ceiling": _mean(top)}
     used = np.isfinite(values)
@@ -140,8 +140,11 @@ def _numbers(
     out |= dict(zip(("low", "high"), _interval(values, draws), strict=True))
     out["baseline"] = _mean(None if base is None else np.where(used, base, np.nan))
     out["ceiling"] = _mean(None if top is None else np.where(used, top, np.nan))
-    if base is None or top is None or _clear(np.where(used, base, np.nan), top, draws, up=up):
-        out["scaled"] = _scaled(out["value"], out["baseline"], out["ceiling"], up=up)
+    if base is not None and top is not None:  # a half has fewer changed genes, so a replicate may have no number
+        both = used & np.isfinite(base) & np.isfinite(top)
+        value, zero, one = (np.where(both, v, np.nan) for v in (values, base, top))
+        if _clear(zero, one, draws, up=up):
+            out["scaled"] = _scaled(_mean(value), _mean(zero), _mean(one), up=up)
     if base is not None:
         gain = (values - base) * (1 if up else -1)
         out |= {"gain": _mean(gain)}

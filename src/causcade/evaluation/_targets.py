@@ -59,6 +59,8 @@ def evaluate_targets(adata: AnnData, plan: Plan) -> pd.DataFrame:
     """Rank genes as targets and score the rankings; see :func:`causcade.evaluate`."""
     split = plan.choose(plan.split or "hidden", _SPLITS, "split")
     plan.refuse("targets", "dose_key", "groupby", "features", "genes")
+    if split != "gene":
+        plan.refuse("targets", "test_share")
     usual = "lfc" if split == "seen" else "popularity"  # a change that is hidden is no baseline
     baseline = plan.choose(plan.baseline or usual, _BASELINES, "baseline")
     methods = read_ranked(plan.methods, _BASELINES, "CDN", _OPTIONS, baseline)

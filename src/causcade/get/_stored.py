@@ -52,7 +52,7 @@ def looks_like_causes(adata: AnnData, key: str) -> bool:
     """Whether `causcade.tl.causes` wrote under `key`."""
     scored = key in adata.varm or key in adata.varp
     others = looks_like_targets(adata, key) or looks_like_graph(adata, key)
-    return has(adata.uns.get(key), _keys.NAMES) and scored and not others
+    return has(adata.uns.get(key), _keys.NAMES, "weights") and scored and not others
 
 
 def looks_like_graph(adata: AnnData, key: str) -> bool:

@@ -186,13 +186,16 @@ class GraceModel(ScreenModel):
             combinations=combinations,
         )  # fmt: skip
         fits: list[Trained] = []
+        begun: list[GraceTrainer] = []
         try:
             for seed in seeds:
-                trainer = GraceTrainer(data, config, graph=self.graph, targets=self.targets, seed=seed, device=device)
-                fits.append(trainer.run(progress_bar=progress_bar))
+                begun.append(
+                    GraceTrainer(data, config, graph=self.graph, targets=self.targets, seed=seed, device=device)
+                )
+                fits.append(begun[-1].run(progress_bar=progress_bar))
         except KeyboardInterrupt:
-            if trainer.epoch:
-                fits.append(trainer.result())
+            if len(begun) > len(fits) and begun[-1].epoch:
+                fits.append(begun[-1].result())
             if fits:
                 logger.warning(
                     "interrupted: the model keeps %s of %s fits, the last of %s epochs",
@@ -200,9 +203,9 @@ class GraceModel(ScreenModel):
                     len(seeds),
                     len(fits[-1].history["loss"]),
                 )
-                self._keep(fits, data, trainer.regimes)
+                self._keep(fits, data, begun[0].regimes)
             raise
-        self._keep(fits, data, trainer.regimes)
+        self._keep(fits, data, begun[0].regimes)
 
     def _keep(self, fits: list[Trained], data: PairedCells, regimes: Sequence[int]) -> None:
         self.init_params_["non_kwargs"]["n_fits"] = len(fits)  # what a saved model is built anew with

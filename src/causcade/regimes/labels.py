@@ -275,7 +275,11 @@ def split_label(label: str, sep: str | None, known: Iterable[str] = ()) -> tuple
     ValueError
         If it can be read in two ways.
     """
-    return tuple(LabelReader(Genes(dict.fromkeys(known)), (), sep).split(label.strip()))
+    label = label.strip()
+    if not sep or sep not in label:  # most labels, and `known` may be all genes
+        return (label,)
+    inside = dict.fromkeys(name for name in known if name in label)
+    return tuple(LabelReader(Genes(inside), (), sep).split(label))
 
 
 def control_like(labels: Sequence[str], counts: Sequence[int] | np.ndarray, n: int = 5) -> str:

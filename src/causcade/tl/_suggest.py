@@ -92,7 +92,10 @@ def suggest_perturbations(
     if not isinstance(method, str) or method not in METHODS:
         msg = f"method must be one of {', '.join(map(repr, METHODS))}, not {method!r}."
         raise ValueError(msg)
-    check_place(adata, key_added, key, "suggest_perturbations")
+    if key_added == key:
+        msg = f"key_added and key are both {key!r}: the suggestions would overwrite what they come from; change one."
+        raise ValueError(msg)
+    check_place(adata, key_added, "", "suggest_perturbations")
     how = _how(adata, key)
     pairs, interest = _pairs(adata, genes, key)
     regimes = from_adata(adata, how["regimes_key"]) if how["regimes_key"] else None
