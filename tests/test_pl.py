@@ -39,7 +39,7 @@ def fake(effects: tuple[str, ...] = ("F", "G"), *, bare: bool = False) -> ad.Ann
         out.varm["causes_fdr"] = np.tile(np.array([[0.2], [0.01], [0.05], [0.1], [np.nan], [0], [0]]), k)
         out.varm["causes_knockout_t"] = T[:, :k].copy()
         out.varm["causes_popularity"] = np.arange(7, dtype=np.float32)[:, None]
-    out.uns["causes"] = {"names": np.array(effects)}
+    out.uns["causes"] = {"names": np.array(effects), "weights": "fake"}
     return out
 
 
@@ -217,7 +217,7 @@ def test_network_names_do_not_cover_each_other() -> None:
     labels = [f"GENE{i}" for i in range(60)]
     adata = ad.AnnData(np.ones((3, 60), dtype=np.float32), var=pd.DataFrame(index=labels))
     adata.varm["causes"] = rng.normal(size=(60, 8)).astype(np.float32)
-    adata.uns["causes"] = {"names": np.array(labels[:8])}
+    adata.uns["causes"] = {"names": np.array(labels[:8]), "weights": "fake"}
     ax = cc.pl.cause_network(adata, n_top=3)
     ax.figure.canvas.draw()
     assert len(points(ax, "_both")) and len(ax.texts) > 20 and overlaps(ax, labels) == []

@@ -169,7 +169,7 @@ def test_quiet_puts_the_levels_back() -> None:
 
 
 def test_ctrl_c_leaves_a_usable_model(
-    screen: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    screen: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
     """And nothing else: no exit, and the next Ctrl-C is heard."""
     real, left, handler = Plan.training_step, [3], signal.getsignal(signal.SIGINT)
