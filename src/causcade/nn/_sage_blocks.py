@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from causcade.nn._sage_kernels import Kernels, kernels
 
 if TYPE_CHECKING:
     from causcade.nn.message_passing import Layer, Relation
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Side", "sage"]
 
 _CACHE = 1 << 18  # numbers that are held at a time
+_LEAST = 1 << 16  # numbers from which loops are compiled
 
 
 class Side(NamedTuple):
@@ -124,6 +129,9 @@ class _Hidden(torch.autograd.Function):
         ctx.save_for_backward(values, first, same, second)
         _, n, batch = values.shape
         out = values.new_empty(len(second), n, batch)
+        if (compiled := _compiled(values, first, same, second)) is not None:
+            compiled[0](*_arrays(values, first, same[..., 0], second), out.numpy())
+            return out
         for at, nodes in _pieces(values, len(same)):
             torch.mm(second, _hidden(values, first, same, at, nodes), out=out.flatten(1)[:, at])
         return out
@@ -131,6 +139,11 @@ class _Hidden(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
         values, first, same, second = ctx.saved_tensors
+        if (compiled := _compiled(values, first, same, second)) is not None:
+            made = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (values, same, first, second)]
+            found = [made[0], made[1][..., 0], *made[2:]]
+            compiled[1](*_arrays(values, first, same[..., 0], second, gradients[0]), *(t.numpy() for t in found))
+            return made[0] if ctx.needs_input_grad[0] else None, made[2], made[1], made[3]
         after = gradients[0].flatten(1)
         before = torch.empty_like(values) if ctx.needs_input_grad[0] else None
         sums, weight, learnt = torch.empty_like(same), torch.zeros_like(first), torch.zeros_like(second)
@@ -145,6 +158,22 @@ class _Hidden(torch.autograd.Function):
             if before is not None:
                 before.flatten(1)[:, at] = first.T @ inner if len(first) else inner
         return before, weight if len(first) else None, sums, learnt
+
+
+def _compiled(values: Tensor, first: Tensor, same: Tensor, second: Tensor) -> Kernels | None:
+    """Loops for these sizes; None where compiling them does not pay, or where they cannot run."""
+    here = (values, first, same, second)
+    if (
+        values.numel() < _LEAST
+        or not len(first)
+        or any(t.device.type != "cpu" or t.dtype != torch.float32 for t in here)
+    ):
+        return None
+    return kernels(len(values), len(first), len(second))
+
+
+def _arrays(*tensors: Tensor) -> list[NDArray[np.float32]]:
+    return [t.detach().contiguous().numpy() for t in tensors]
 
 
 def _pieces(values: Tensor, width: int) -> list[tuple[slice, slice]]:
