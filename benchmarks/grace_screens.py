@@ -193,10 +193,15 @@ def scores(case: Case, made: dict[str, np.ndarray]) -> list[dict[str, float | st
 
 def one(case: Case, method: str, seed: int) -> list[dict[str, float | str]]:
     """Rows of a method on a case."""
+    log = logging.getLogger("causcade")
+    level = log.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logging.getLogger("causcade").setLevel(logging.ERROR)
+        log.setLevel(logging.ERROR)
         start, wall = time.process_time(), time.perf_counter()
-        made, more = METHODS[method](case, seed)
+        try:
+            made, more = METHODS[method](case, seed)
+        finally:
+            log.setLevel(level)
         used = {"cpu": time.process_time() - start, "wall": time.perf_counter() - wall}
         return [{"method": method, "seed": seed} | row | more | used for row in scores(case, made)]
