@@ -308,3 +308,10 @@ def test_parts_of_a_label(label, sep, known, parts):
 def test_a_label_without_parts_needs_no_look_at_the_genes():
     """With 10,000 labels and as many genes that is most of a minute."""
     assert split_label(" A ", "+", (1 / 0 for _ in GENES)) == ("A",)
+
+
+def test_a_combination_is_found_in_any_order_where_a_name_holds_the_separator():
+    labels = ["ctrl"] * 3 + ["HLA+B"] * 3 + ["A"] * 3 + ["HLA+B+A"] * 3
+    found = parse_labels(labels, ["HLA+B", "A", "C"], "ctrl")
+    assert found.find("HLA+B+A") == found.find("A+HLA+B") == list(found.names).index("A+HLA+B")
+    assert found.names[found.find("HLA+B")] == "HLA+B"

@@ -8,10 +8,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["CONFIG", "TENSORS", "config_of", "into_place", "put", "put_pair"]
+__all__ = ["CONFIG", "TENSORS", "beside", "config_of", "into_place", "put", "put_pair"]
 
 TENSORS, CONFIG = "model.safetensors", "config.json"
 _NEXT = "config.next.json"
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A name beside a path, for a file or folder that is moved there once it is whole; else nothing of it is left.
+
+    Parameters
+    ----------
+    path
+        What is there is replaced.
+    """
+    half = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield half
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(half, path)
+    finally:
+        if half.is_dir():
+            shutil.rmtree(half)
+        half.unlink(missing_ok=True)
 
 
 def put(path: Path, data: bytes | str) -> None:
@@ -29,15 +50,10 @@ def put(path: Path, data: bytes | str) -> None:
     OSError
         If it cannot be written; what was there is still there, and nothing else.
     """
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with half.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
+    with beside(path) as half, half.open("wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def put_pair(folder: Path, tensors: bytes, config: str) -> None:

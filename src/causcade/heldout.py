@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from causcade import metrics
+from causcade._files import TENSORS, put, put_pair
 from causcade.baselines import correlation, knockout_t, popularity
 from causcade.ensemble import score_pairs
 from causcade.heldout_graphs import card as graph_card
@@ -131,10 +131,8 @@ def release(folder: Path, out: Path, *, n_screens: int = 4) -> None:
     metric, word, digits = MEASURES[weights.model]
     seen = {f"{word}, {kind}": round(methods[weights.model][metric], digits) for kind, methods in scores.items()}
     text = _CARDS[weights.model](config, scores, recipe)
-    out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(folder / "model.safetensors", out / "model.safetensors")
-    (out / "config.json").write_text(json.dumps({**config, "scores": seen}, indent=1) + "\n")
-    (out / "README.md").write_text(text)
+    put_pair(out, (folder / TENSORS).read_bytes(), json.dumps({**config, "scores": seen}, indent=1) + "\n")
+    put(out / "README.md", text)
 
 
 Scores = dict[str, dict[str, dict[str, float]]]

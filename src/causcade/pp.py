@@ -14,7 +14,7 @@ from anndata import ImplicitModificationWarning
 from causcade import _keys, onepass
 from causcade._checks import at_least, generator
 from causcade.expression import Expression, is_summary
-from causcade.regimes import Parsed, read_obs, to_uns
+from causcade.regimes import read_obs, to_uns
 from causcade.regimes.labels import Genes, shorten, suggest
 from causcade.screendata import Values
 
@@ -125,7 +125,7 @@ def regimes(
     for note in parsed.notes:
         warnings.warn(note, UserWarning, stacklevel=2)
     _store(adata, key_added, to_uns(parsed))
-    _report(parsed)
+    parsed.report(logger)
 
 
 def _check_writable(adata: AnnData) -> None:
@@ -139,12 +139,6 @@ def _store(adata: AnnData, key: str, value: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ImplicitModificationWarning)
         adata.uns[key] = value
-
-
-def _report(parsed: Parsed) -> None:
-    absent = parsed.absent
-    tail = f"; targets not measured: {len(absent):,} ({shorten(absent)})" if absent else ""
-    logger.log(logging.WARNING if absent else logging.INFO, "%r%s", parsed.regimes, tail)
 
 
 def summarise(

@@ -311,7 +311,9 @@ def _interruptible(model: CausalModel, plan: Plan) -> Iterator[None]:
     handler = signal.getsignal(signal.SIGINT) if main else None
     try:
         yield
-    except SystemExit:
+    except SystemExit as error:
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
         if main:
             signal.signal(signal.SIGINT, handler)
         if plan.n_steps:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from causcade import _keys
+from causcade._files import beside
 from causcade.onepass._plan import Plan
 from causcade.onepass._run import Part
 from causcade.regimes.labels import as_text
@@ -120,16 +119,8 @@ def check_path(path: str | Path | None) -> Path | None:
 
 def save(adata: ad.AnnData, path: Path) -> None:
     """Write it wholly or not at all: beside its place first, then moved there."""
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with beside(path) as half:
         if path.suffix == ".h5ad":
             adata.write_h5ad(half)
         else:
             adata.write_zarr(half)
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(half, path)
-    finally:
-        if half.is_dir():
-            shutil.rmtree(half)
-        half.unlink(missing_ok=True)

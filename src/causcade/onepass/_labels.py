@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from causcade import _keys
 from causcade.regimes import from_adata, read_column, read_obs, to_uns
-from causcade.regimes.labels import shorten
 from causcade.regimes.stored import _lookup
 
 if TYPE_CHECKING:
@@ -46,8 +45,7 @@ def read_labels(
         parsed = read_obs(adata, perturbation_key, control)
         for note in parsed.notes:
             warnings.warn(note, UserWarning, stacklevel=4)
-        if parsed.absent:
-            logger.warning("targets not measured: %s (%s)", f"{len(parsed.absent):,}", shorten(parsed.absent))
+        parsed.report(logger)
         stored = to_uns(parsed)
     codes = regime_of(adata, stored, regimes_key)
     table = stored[_keys.TABLE]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from causcade.regimes.labels import (
     explain_mismatch,
     guide_gene,
     shorten,
+    split_label,
     suggest,
 )
 
@@ -104,10 +106,12 @@ class Regimes:
             If there is no such regime; the message gives close matches.
         """
         text, sep = as_text(name).strip(), self.params.get("sep")
-        other = sep.join(sorted(p.strip() for p in text.split(sep))) if sep else text
-        for candidate in (text, other):
-            if hit := np.flatnonzero(self.names == candidate).tolist():
-                return int(hit[0])
+        hit = np.flatnonzero(self.names == text)
+        if not hit.size:
+            genes = {gene for some in self.targets for gene in some}  # their names may hold sep
+            hit = np.flatnonzero(self.names == (sep or "").join(sorted(split_label(text, sep, genes))))
+        if hit.size:
+            return int(hit[0])
         msg = f"There is no regime {name!r}.{suggest(text, self.names)} The regimes are {shorten(list(self.names))}."
         raise KeyError(msg)
 
@@ -125,6 +129,11 @@ class Parsed:
     label_regime: dict[str, int]
     notes: list[str] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
+
+    def report(self, logger: logging.Logger) -> None:
+        """Log what was found, as a warning if targets were not measured."""
+        tail = f"; targets not measured: {len(self.absent):,} ({shorten(self.absent)})" if self.absent else ""
+        logger.log(logging.WARNING if self.absent else logging.INFO, "%r%s", self.regimes, tail)
 
 
 def parse_labels(
