@@ -89,9 +89,9 @@ SPEED = """5,000 genes, 105 perturbations, a network of 2,694 pathways with as m
 optimiser. *published*: the formulation of the published code written out (double precision, gathering and scattering along edges, the MMD from cells against
 cells gene by gene, kernel by kernel, an inverse for the latent model), random weights. Medians of steps that take turns. *Ratio*: published by
 ours. The published code itself took 521 ms of one thread for a step of CMVAE when it was run for its specification, less than what is written out
-here: against that, ours is 36 times as fast. An epoch is of 57,000 perturbed cells, as many as of single perturbations in the screen of
-Norman et al., with validation. Two later runs with two threads, when the (virtual) machine gave 1.4 to 1.6 times less: default 29 and 35 ms, ratios
-20 and 18, 100 epochs 1.3 and 1.7 h; reference form 30 and 30."""
+here. An epoch is of 57,000 perturbed cells, as many as of single perturbations in the screen of
+Norman et al., with validation. The (virtual) machine gives up to 1.6 times less at other
+times, so compare ratios, not milliseconds."""
 
 
 def _markdown(table: pd.DataFrame) -> list[str]:

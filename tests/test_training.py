@@ -172,7 +172,9 @@ def test_ctrl_c_leaves_a_usable_model(
     screen: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
     """And nothing else: no exit, and the next Ctrl-C is heard."""
-    real, left, handler = Plan.training_step, [3], signal.getsignal(signal.SIGINT)
+    real, left = Plan.training_step, [3]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may be deaf to it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
 
     def step(self: Plan, batch: Any, number: int) -> Any:
         left[0] -= 1
@@ -186,7 +188,7 @@ def test_ctrl_c_leaves_a_usable_model(
     start = {k: v.clone() for k, v in model.net.state_dict().items()}
     with pytest.raises(KeyboardInterrupt):
         model.train(4, episodes_per_epoch=2, batch_size=1, progress_bar=False, accelerator="cpu")
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert "interrupted after 2 steps: the model keeps" in caplog.text
     assert model.is_trained and any(not torch.equal(start[k], v) for k, v in model.net.state_dict().items())
     assert model.get_causes(["G01"], progress_bar=False).notna().all(axis=None)
