@@ -18,13 +18,15 @@ Kernels = tuple[Callable[..., None], Callable[..., None]]
 
 
 @lru_cache
-def kernels(n_in: int, width: int, n_out: int) -> Kernels | None:
+def kernels(n_in: int, width: int, n_out: int, *, of_values: bool) -> Kernels | None:
     """``forward(values, first, same, second, out)`` and its gradient; None without numba.
 
     Parameters
     ----------
     n_in, width, n_out
         Rows of the values, hidden, and of the result. Compiled when first called: some two seconds for each three.
+    of_values
+        Gradients of the values too, which take as long as all others.
 
     Returns
     -------
@@ -36,7 +38,9 @@ def kernels(n_in: int, width: int, n_out: int) -> Kernels | None:
     except ImportError:
         return None
     found: dict[str, Any] = {"np": np}
-    exec("\n".join([*_forward(n_in, width, n_out), *_backward(n_in, width, n_out)]), found)  # text of our own
+    exec(
+        "\n".join([*_forward(n_in, width, n_out), *_backward(n_in, width, n_out, of_values=of_values)]), found
+    )  # text of our own
     fast = {"reassoc", "contract", "nsz"}
     return njit(nogil=True, fastmath=fast)(found["forward"]), njit(nogil=True, fastmath=fast)(found["backward"])
 
@@ -65,14 +69,14 @@ def _inner(j: int, n_out: int) -> str:
 
 def _forward(n_in: int, width: int, n_out: int) -> list[str]:
     lines = ["def forward(values, first, same, second, out):", *_begin(n_in, width, n_out), *_nodes(width)]
-    for r in range(n_out):
-        lines += ["        for i in range(batch):", "            t = zero"]
-        lines += [f"            t += w{r}_{j} * max({_hidden(j, n_in)}, zero)" for j in range(width)]
-        lines += [f"            out[{r}, node, i] = t"]
-    return lines
+    lines += ["        for i in range(batch):", *(f"            t{r} = zero" for r in range(n_out))]
+    for j in range(width):
+        lines.append(f"            h = max({_hidden(j, n_in)}, zero)")
+        lines += [f"            t{r} += w{r}_{j} * h" for r in range(n_out)]
+    return lines + [f"            out[{r}, node, i] = t{r}" for r in range(n_out)]
 
 
-def _backward(n_in: int, width: int, n_out: int) -> list[str]:
+def _backward(n_in: int, width: int, n_out: int, *, of_values: bool) -> list[str]:
     second = [(r, j) for r in range(n_out) for j in range(width)]
     first = [(j, a) for j in range(width) for a in range(n_in)]
     lines = [
@@ -80,19 +84,19 @@ def _backward(n_in: int, width: int, n_out: int) -> list[str]:
         *_begin(n_in, width, n_out),
     ]
     lines += [f"    l{r}_{j} = zero" for r, j in second] + [f"    g{j}_{a} = zero" for j, a in first] + _nodes(width)
-    for j in range(width):  # sums only, so that nothing is written that could be what is read
-        lines += [f"        d{j} = zero", "        for i in range(batch):", f"            h = {_hidden(j, n_in)}"]
-        lines += ["            on = one if h > zero else zero", f"            q = on * ({_inner(j, n_out)})"]
+    # sums only, so that nothing is written that could be what is read
+    lines += [*(f"        d{j} = zero" for j in range(width)), "        for i in range(batch):"]
+    for j in range(width):
+        lines += [f"            h = {_hidden(j, n_in)}", "            on = one if h > zero else zero"]
+        lines += [f"            q = on * ({_inner(j, n_out)})", f"            d{j} += q"]
         lines += [f"            l{r}_{j} += on * h * after[{r}, node, i]" for r in range(n_out)]
         lines += [f"            g{j}_{a} += q * values[{a}, node, i]" for a in range(n_in)]
-        lines += [f"            d{j} += q", f"        sums[{j}, node] = d{j}"]
-    for a in range(n_in):
-        lines += ["        for i in range(batch):", "            t = zero"]
+    lines += [f"        sums[{j}, node] = d{j}" for j in range(width)]
+    if of_values:
+        lines += ["        for i in range(batch):", *(f"            t{a} = zero" for a in range(n_in))]
         for j in range(width):
-            lines += [
-                f"            h = {_hidden(j, n_in)}",
-                f"            t += f{j}_{a} * (({_inner(j, n_out)}) if h > zero else zero)",
-            ]
-        lines += [f"            before[{a}, node, i] = t"]
+            lines.append(f"            q = ({_inner(j, n_out)}) if {_hidden(j, n_in)} > zero else zero")
+            lines += [f"            t{a} += f{j}_{a} * q" for a in range(n_in)]
+        lines += [f"            before[{a}, node, i] = t{a}" for a in range(n_in)]
     lines += [f"    learnt[{r}, {j}] = l{r}_{j}" for r, j in second]
     return lines + [f"    weight[{j}, {a}] = g{j}_{a}" for j, a in first]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = ["mean_distance_width", "mmd2"]
 
@@ -31,25 +34,56 @@ def mmd2(
     -------
     A scalar.
     """
-    n, m = len(x), len(y)
-    centre = (x.detach().sum(0) + y.detach().sum(0)) / (n + m)
-    x, y = x - centre, y - centre  # the expanded square below cancels less near the origin
-    inner, cross, outer = x @ x.T, x @ y.T, y @ y.T  # apart: often only one side learns
-    gram = torch.cat([torch.cat([inner, cross], 1), torch.cat([cross.T, outer], 1)])
-    square = gram.diagonal()
-    distance = (square[:, None] + square[None] - 2 * gram).clamp(min=0)
-    # each kernel is the square of the next wider one
-    kernel = (-distance / (width * 2.0 ** (n_kernels - 1 - n_kernels // 2))).exp()
-    total = kernel
-    for _ in range(n_kernels - 1):
-        kernel = kernel**2
-        total = total + kernel
-    xx, yy, xy = total[:n, :n], total[n:, n:], total[:n, n:]
-    if unbiased:
-        loops = n_kernels
-        own = (xx.sum() - n * loops) / (n * (n - 1)) + (yy.sum() - m * loops) / (m * (m - 1))
-        return own - 2 * xy.mean()
-    return xx.mean() + yy.mean() - 2 * xy.mean()
+    value: Tensor = _SquaredMMD.apply(x, y, width, n_kernels, int(unbiased))  # type: ignore[no-untyped-call]
+    return value
+
+
+class _SquaredMMD(torch.autograd.Function):
+    """Gradients written out: they need one more product of the cells, while autograd keeps a dozen matrices."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, width: float | Tensor, n_kernels: int, own: int) -> Tensor:
+        both = torch.cat([x, y])
+        both -= both.mean(0)  # the expanded square below cancels less near the origin
+        gram = both @ both.T
+        square = gram.diagonal()
+        distance = (square[:, None] + square[None] - 2 * gram).clamp_(min=0)
+        counts = _counts(len(x), len(y), own, both)
+        rate = 1 / (width * 2.0 ** (n_kernels - 1 - n_kernels // 2))
+        kernel = (-rate * distance).exp_()
+        total, slope = kernel.clone(), -rate * kernel
+        for _ in range(n_kernels - 1):  # each kernel is the square of the next wider one
+            kernel *= kernel
+            rate = 2 * rate
+            total += kernel
+            slope -= rate * kernel
+        ctx.save_for_backward(both, counts * slope)
+        ctx.n = len(x)
+        return (counts * total).sum()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        both, slope = ctx.saved_tensors
+        slope = 4 * gradients[0] * slope  # each pair twice, and the derivative of a square
+        sides = (slice(ctx.n), slice(ctx.n, None))
+        found = [_pull(both, slope, side) if ctx.needs_input_grad[i] else None for i, side in enumerate(sides)]
+        return found[0], found[1], None, None, None
+
+
+def _pull(both: Tensor, slope: Tensor, side: slice) -> Tensor:
+    """Sum over all cells of the difference from a cell, by slopes."""
+    return torch.addmm(both[side] * slope[side].sum(1, keepdim=True), slope[side], both, alpha=-1)
+
+
+def _counts(n: int, m: int, own: int, like: Tensor) -> Tensor:
+    """How much each pair of cells counts; 1: cells with themselves do not."""
+    found = like.new_empty(n + m, n + m)
+    found[:n, :n], found[n:, n:] = 1 / (n * (n - own)), 1 / (m * (m - own))
+    found[:n, n:] = found[n:, :n] = -1 / (n * m)
+    if own:
+        found.fill_diagonal_(0)
+    return found
 
 
 @torch.no_grad()
