@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from causcade._gram import gram
 from causcade.stats import PairStats
 
 __all__ = [
@@ -38,17 +39,26 @@ GENE_FEATURES = (
     "perturbed", "cells",
 )  # fmt: skip
 SCREEN_FEATURES = ("n_cells", "n_genes", "depth", "coverage")
+#: Statistics of pairs, and what they are multiplied by; some by the root of the number of cells too.
+_SCALES = {
+    "z": 1.0, "effect": 3.0, "z_detected": 1.0, "z_nonzero": 1.0,
+    "residual": 0.5, "correlation": 0.5, "between": 2.0, "partial": 0.5,
+}  # fmt: skip
+_BY_CELLS = ("residual", "correlation", "partial", "z_times_correlation")
 N_FEATURES = len(PAIR_FEATURES) + 2 * len(GENE_FEATURES) + len(SCREEN_FEATURES)
 
 
 @dataclass(frozen=True)
 class PairFeatures:
-    """Features of all pairs of a screen, kept as matrices until a block is asked for.
+    """Features of all pairs of a screen, kept as statistics until a block is asked for.
 
     Attributes
     ----------
     matrices
-        ``(n_genes, n_genes)`` each, ``[cause, effect]``, by name; absolute values and transposes are made on demand.
+        ``(n_genes, n_genes)`` each, ``[cause, effect]``, by name: statistics as they are. Scales, ``asinh``, absolute values
+        and transposes are for blocks: a few targets need a small part of all pairs.
+    scales
+        What each is multiplied by before ``asinh``.
     genes
         ``(n_genes, len(GENE_FEATURES))``.
     screen
@@ -56,6 +66,7 @@ class PairFeatures:
     """
 
     matrices: dict[str, Tensor]
+    scales: dict[str, Tensor | float]
     genes: Tensor
     screen: Tensor
 
@@ -66,19 +77,26 @@ class PairFeatures:
 
     def block(self, causes: Tensor, effects: Tensor) -> Tensor:
         """Features of ``causes`` x ``effects``, ``(len(causes), len(effects), N_FEATURES)``."""
-        forward = (causes[:, None], effects[None])
-        backward = (effects[None], causes[:, None])
-        columns = []
-        for name in PAIR_FEATURES:
-            absolute, stem = "abs_" in name, name.replace("abs_", "")
-            where = backward if stem.startswith("reverse_") else forward
-            value = self.matrices[stem.removeprefix("reverse_")][where]
-            columns.append(value.abs() if absolute else value)
+        forward, backward = (causes[:, None], effects[None]), (effects[None], causes[:, None])
+        stems = {name: name.replace("abs_", "") for name in PAIR_FEATURES}
+        made = {
+            stem: self._values(stem.removeprefix("reverse_"), backward if stem.startswith("reverse_") else forward)
+            for stem in dict.fromkeys(stems.values())
+        }
+        columns = [made[stem].abs() if stem != name else made[stem] for name, stem in stems.items()]
         pair = torch.stack(columns, -1)
         shape = pair.shape[:2]
         of_cause = self.genes[causes][:, None].expand(*shape, -1)
         of_effect = self.genes[effects][None].expand(*shape, -1)
         return torch.cat([pair, of_cause, of_effect, self.screen.expand(*shape, -1)], -1)
+
+    def _values(self, name: str, where: tuple[Tensor, Tensor]) -> Tensor:
+        parts = name.split("_times_")
+        value = self.matrices[parts[0]][where]
+        for other in parts[1:]:
+            value = value * self.matrices[other][where]
+        value = value * self.scales[name]
+        return value if name == "between" else torch.asinh(value)
 
 
 def pair_features(s: PairStats) -> PairFeatures:
@@ -95,32 +113,25 @@ def pair_features(s: PairStats) -> PairFeatures:
     root = s.n_cells**0.5
     strong = _soft(s.z, 1.5)
     off = s.residual
-    z = torch.asinh(s.z)
-    matrices = {
-        "z": z,
-        "effect": torch.asinh(3 * s.effect),
-        "z_detected": torch.asinh(s.z_detected),
-        "z_nonzero": torch.asinh(s.z_nonzero),
-        "residual": torch.asinh(0.5 * root * s.residual),
-        "correlation": torch.asinh(0.5 * root * s.correlation),
-        "between": 2 * s.between,
-        "partial": torch.asinh(0.5 * root * s.partial),
-        "z_times_correlation": torch.asinh(s.z * s.correlation * 0.1 * root),
-        "correlation_squared": _squash(off @ off),
+    matrices = {name: getattr(s, name) for name in _SCALES}
+    scales: dict[str, Tensor | float] = {
+        name: by * root if name in _BY_CELLS else by for name, by in (_SCALES | {"z_times_correlation": 0.1}).items()
     }
-    matrices |= {name: _squash(product) for name, product in _through_effects(strong, off, s.perturbed)}
-    return PairFeatures(matrices, _gene_features(s), _screen_features(s))
+    for name, product in _products(strong, off, s.perturbed):
+        matrices[name], scales[name] = product, _scale(product)
+    return PairFeatures(matrices, scales, _gene_features(s), _screen_features(s))
 
 
-def _through_effects(strong: Tensor, off: Tensor, perturbed: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Products with the matrix of effects, whose rows are zero but for perturbed genes: only those are multiplied."""
+def _products(strong: Tensor, off: Tensor, perturbed: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """By way of third genes. Rows of the matrix of effects are zero but for perturbed genes: only those are multiplied."""
+    yield "correlation_squared", gram(off)
     hit = perturbed.nonzero()[:, 0]
     some = strong[hit]
     yield "two_effects", torch.zeros_like(strong).index_copy_(0, hit, some[:, hit] @ some)
     yield "effect_correlation", torch.zeros_like(strong).index_copy_(0, hit, some @ off)
-    alike = torch.zeros_like(some).index_copy_(1, hit, some @ some.T)
+    alike = torch.zeros_like(some).index_copy_(1, hit, gram(some.T))
     yield "profile", torch.zeros_like(strong).index_copy_(0, hit, alike)
-    yield "response", some.T @ some
+    yield "response", gram(some)
 
 
 def _soft(x: Tensor, by: float) -> Tensor:
@@ -128,12 +139,11 @@ def _soft(x: Tensor, by: float) -> Tensor:
     return (x.sign() * (x.abs() - by).clamp(min=0)).clone().fill_diagonal_(0).clamp(-30, 30)
 
 
-def _squash(product: Tensor) -> Tensor:
-    """Scale by the root mean square of the off-diagonal entries, then asinh."""
+def _scale(product: Tensor) -> Tensor:
+    """Takes the diagonal out, and brings the root mean square of the rest to 3."""
     n = len(product)
-    product = product.clone().fill_diagonal_(0)
-    scale = (product.square().sum() / max(n * (n - 1), 1)).sqrt().clamp(min=1e-9)
-    return torch.asinh(3 * product / scale)
+    product.fill_diagonal_(0)
+    return 3 / (product.square().sum() / max(n * (n - 1), 1)).sqrt().clamp(min=1e-9)
 
 
 def _gene_features(s: PairStats) -> Tensor:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from causcade._gram import gram
+
 __all__ = [
     "MIN_CONTROLS",
     "Moments",
@@ -129,7 +131,7 @@ class Moments:
         found, squares, scaled = seen.to(exact.dtype), exact.square(), y
         if weight is not None:
             times = weight.to(exact.dtype)[:, None]
-            exact, found, squares, scaled = exact * times, found * times, squares * times, y * times.to(y.dtype)
+            exact, found, squares, scaled = exact * times, found * times, squares * times, y * times.sqrt().to(y.dtype)
         for total, by_group, block in (
             (self.value, self.group_value, exact),
             (self.detected, self.group_detected, found),
@@ -137,7 +139,7 @@ class Moments:
             total.index_add_(0, codes, block)
             by_group.index_add_(0, groups, block)
         # products of float32 are fast, but would leave a gene that never varies with a variance: squares are summed apart
-        product = (y.T @ scaled).to(exact.dtype)
+        product = gram(scaled).to(exact.dtype)
         product.diagonal().copy_(squares.sum(0))
         self.gram += product
 
@@ -301,7 +303,7 @@ def _means(m: Moments) -> tuple[Tensor, Tensor]:
 def _scatter(m: Moments, group_mean: Tensor, centred: Tensor) -> tuple[Tensor, Tensor]:
     """Scatter within groups, and what regimes leave of it."""
     by_regime, by_group = m.cells.sum(1), m.cells.sum(0)
-    explained = centred.T @ (by_regime[:, None] * centred)
+    explained = gram(by_regime.sqrt()[:, None] * centred)
     if m.residual is None:
         within = m.gram - group_mean.T @ (by_group[:, None] * group_mean)
         return within, within - explained
