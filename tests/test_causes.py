@@ -52,6 +52,19 @@ def test_targets_are_columns_of_all_pairs(screen, weights):
     assert_same(run(screen, weights), run(screen, weights, [7, 2, 30]), columns=[7, 2, 30])
 
 
+def test_threads_move_the_last_digits_alone(screen, weights):
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            found.append(run(screen, weights, settings=replace(QUIET, n_half=2)))
+    finally:
+        torch.set_num_threads(before)
+    assert_same(*found, atol=1e-3)
+    np.testing.assert_allclose(found[0].sd, found[1].sd, atol=1e-2)
+
+
 @pytest.mark.parametrize("all_pairs", [True, False])
 def test_order_of_genes_does_not_matter(screen, weights, all_pairs):
     order = np.random.default_rng(5).permutation(32)

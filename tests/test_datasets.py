@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.server
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from functools import partial
@@ -253,10 +255,20 @@ def test_bad_network(table, match):
 
 
 @contextmanager
-def served(folder, monkeypatch):
+def served(folder, monkeypatch, *, together=1):
+    """With `together` above 1, that many readers must have begun before any gets the second half."""
+    begun = threading.Barrier(together)
+
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):
             pass
+
+        def copyfile(self, source, outputfile):
+            data = source.read()
+            outputfile.write(data[: len(data) // 2])
+            outputfile.flush()
+            begun.wait(timeout=60)
+            outputfile.write(data[len(data) // 2 :])
 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
@@ -283,6 +295,27 @@ def test_fetch_refuses_other_content(tmp_path, monkeypatch):
     with served(tmp_path, monkeypatch) as url, pytest.raises(RuntimeError, match=r"could not get 'y\.gz'.*yourself"):
         datasets.fetch(url + "x.gz", "0" * 64, "y.gz", cache_dir=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+FETCH = """
+import hashlib, sys
+from causcade import datasets
+path = datasets.fetch(*sys.argv[1:4], cache_dir=sys.argv[4])
+print(hashlib.sha256(path.read_bytes()).hexdigest())
+"""
+
+
+def test_two_processes_fetch_into_one_cache(tmp_path, monkeypatch):
+    content = np.random.default_rng(0).bytes(300_000)
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "x").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    with served(tmp_path / "web", monkeypatch, together=2) as url:
+        command = [sys.executable, "-c", FETCH, url + "x", digest, "y", str(tmp_path / "cache")]
+        both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        told = [process.communicate(timeout=60)[0] for process in both]
+    assert told == [digest + "\n"] * 2
+    assert [f.read_bytes() for f in (tmp_path / "cache").iterdir()] == [content]
 
 
 def test_fetch_without_a_server(tmp_path, monkeypatch):

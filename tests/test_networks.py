@@ -1,5 +1,6 @@
 import gzip
 import logging
+import os
 import zipfile
 from pathlib import Path
 
@@ -248,6 +249,20 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, 
     monkeypatch.setattr(pooch.core, "choose_downloader", lambda *_, **__: copy)
     found = published(folder)
     return {name: {file: found[file] for file in files} for name, files in _originals.ORIGINALS.items()}
+
+
+def test_gene_sets_leave_their_archive_whole_or_not_at_all(
+    web: dict[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    get = lambda: networks.fetch_network("reactome", urls=web["reactome"], cache_dir=tmp_path / "cache")
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="No space left"):
+        broken.setattr(os, "fsync", full)
+        get()
+    assert not list((tmp_path / "cache").glob("*.gmt")) and not list((tmp_path / "cache").glob(".*"))
+    assert len(get())
 
 
 def test_originals_are_read(web: dict[str, dict[str, str]], tmp_path: Path) -> None:

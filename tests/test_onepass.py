@@ -11,6 +11,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import sparse
 
 from causcade import onepass, pp
@@ -214,6 +215,18 @@ def test_any_array_gives_the_same(kind, tmp_path):
     other = adata if move is None else move(tmp_path, adata)
     found = summarise(other)
     assert_same(found, summarise(make()))
+
+
+def test_threads_do_not_matter():
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            found.append(summarise(make()))
+    finally:
+        torch.set_num_threads(before)
+    assert_same(*found)
 
 
 @pytest.mark.parametrize("chunk", [7, 64, 1000])

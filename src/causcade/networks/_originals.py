@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from causcade._files import put
 from causcade.networks._tables import KINDS, check_table, reactome
 from causcade.regimes.labels import suggest
 
@@ -118,7 +119,7 @@ def _unzipped(path: Path) -> Path:
         if len(names) != 1:
             msg = f"{path} holds {len(names)} files of gene sets; one is expected."
             raise ValueError(msg)
-        out.write_bytes(archive.read(names[0]))
+        put(out, archive.read(names[0]))  # another process may be reading it
     return out
 
 
