@@ -260,30 +260,35 @@ def pair_stats(moments: Moments, single: Tensor, *, against_control: bool | None
     free = (n - (by_regime > 0).sum() - (by_group > 0).sum() + 1).clamp(min=1)
     floor = 1e-6 * m.squares  # what is left of a constant gene is the rounding of its sum of squares
     spread = torch.where(resid.diagonal() > floor, resid.diagonal() / free, 0.0).sqrt()
+    f32 = torch.float32
+    correlation = _correlation(within, floor).to(f32)
+    del within  # of thousands of genes, each is half a gigabyte
+    residual = _correlation(resid, floor)
+    del resid
 
-    own = single.clamp(min=0)
-    has = (single >= 0) & (by_regime[own] > 0)
-    cells = torch.where(has, by_regime[own], torch.zeros_like(by_regime[own]))
+    has = (single >= 0) & (by_regime[single.clamp(min=0)] > 0)
+    hit = has.nonzero()[:, 0]
+    own = single[hit]
     against_control = bool(by_regime[0] >= MIN_CONTROLS) if against_control is None else against_control
-    z, effect = _effect(centred, by_regime, own, spread, against_control=against_control)
     rate = m.group_detected / by_group.clamp(min=1)[:, None]
     detected = (m.detected - m.cells @ rate) / by_regime.clamp(min=1)[:, None]
     rate_spread = ((by_group[:, None] * rate * (1 - rate)).sum(0) / n).clamp(min=0).sqrt()
-    z_detected, _ = _effect(detected, by_regime, own, rate_spread, against_control=against_control)
-    z_nonzero = _nonzero(m, rate, group_mean, own)
-    residual = _correlation(resid, floor)
-    f32, rows = torch.float32, has[:, None]
+
+    def rows(values: Tensor) -> Tensor:
+        return torch.zeros(single.shape * 2, dtype=f32, device=values.device).index_copy_(0, hit, values.to(f32))
+
+    z, effect = map(rows, _effect(centred, by_regime, own, spread, against_control=against_control))
     return PairStats(
-        effect=(effect * rows).to(f32),
-        z=(z * rows).to(f32),
-        z_detected=(z_detected * rows).to(f32),
-        z_nonzero=(z_nonzero * rows).to(f32),
-        correlation=_correlation(within, floor).to(f32),
+        effect=effect,
+        z=z,
+        z_detected=rows(_effect(detected, by_regime, own, rate_spread, against_control=against_control)[0]),
+        z_nonzero=rows(_nonzero(m, rate, group_mean, own)),
+        correlation=correlation,
         residual=residual.to(f32),
         between=_between(group_mean, by_group).to(f32),
         partial=_partial(residual).to(f32),
         perturbed=has,
-        cells=cells.to(f32),
+        cells=torch.where(has, by_regime[single.clamp(min=0)], 0.0).to(f32),
         mean=(m.value.sum(0) / n).to(f32),
         detection=(m.detected.sum(0) / n).to(f32),
         spread=spread.to(f32),
