@@ -57,14 +57,12 @@ class Halves:
             try:
                 return function(parts)
             except torch.cuda.OutOfMemoryError as error:
-                told = str(error).split(". ")[0]
+                told = str(error).split(". ")[0].rstrip(".") or type(error).__name__
             # only here, as the error and its frames held what did not fit
             gc.collect()
             torch.cuda.empty_cache()
             if parts >= most:
-                msg = (
-                    f"Memory of the device ran out in {self.work} ({told}), in {most} part(s), the most. {self.advice}"
-                )
+                msg = f"Memory of the device ran out in {self.work}{_in(most)}: {told}. {self.advice}"
                 raise RuntimeError(msg)
             if self.parts == 1:
                 logger.warning(
@@ -72,3 +70,7 @@ class Halves:
                     self.work,
                 )
             self.parts = 2 * parts
+
+
+def _in(parts: int) -> str:
+    return f", even in {parts} parts" if parts > 1 else ""

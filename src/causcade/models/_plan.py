@@ -53,7 +53,7 @@ class Plan(lightning.LightningModule):
     n_steps
         Steps that are done.
     snapshot
-        File that gets the state after every epoch; None: none does.
+        File that gets state and losses after every epoch; None: none does.
     """
 
     def __init__(
@@ -84,9 +84,9 @@ class Plan(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Keep the epochs that are done, for the case that this one is not."""
         if self.snapshot is not None and self.n_steps and self.trainer.is_global_zero:
-            torch.save(self.state_dict(), self.snapshot)
-            if self.logger is not None:
-                self.logger.finalize("epoch")
+            history = getattr(self.logger, "history", {})  # of scvi-tools; another logger keeps its own
+            losses = {name: table[name].astype(float).tolist() for name, table in history.items()}
+            torch.save({"plan": self.state_dict(), "losses": losses}, self.snapshot)
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Count the steps that are done."""

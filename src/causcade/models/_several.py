@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from scvi.train import LoudEarlyStopping
@@ -93,7 +94,9 @@ class Several:
             raise RuntimeError(msg) from error
         except BaseException:
             if self.snapshot.exists():
-                plan.load_state_dict(torch.load(self.snapshot, weights_only=True))
+                kept = torch.load(self.snapshot, weights_only=True)
+                plan.load_state_dict(kept["plan"])
+                runner.model.history_ = _longer(runner.model.history_ or {}, kept["losses"])
             raise
         finally:
             plan.snapshot = None
@@ -101,6 +104,15 @@ class Several:
                 if process.is_alive():
                     os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
                 process.join()
+
+
+def _longer(history: dict[str, pd.DataFrame], losses: dict[str, list[float]]) -> dict[str, pd.DataFrame]:
+    """Losses of further epochs, as scvi-tools keeps them."""
+    out = dict(history)
+    for name, values in losses.items():
+        all_values = [*out[name][name], *values] if name in out else values
+        out[name] = pd.DataFrame({name: all_values}, index=pd.RangeIndex(len(all_values), name="epoch"))
+    return out
 
 
 @contextmanager
