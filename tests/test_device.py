@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from causcade._device import pick_device
+from causcade._device import pick_device, pick_devices
 
 
 @pytest.fixture
@@ -54,3 +54,40 @@ def test_number_without_a_gpu_warns(cuda):
     cuda(0)
     with pytest.warns(UserWarning, match="devices=1 has no meaning on the CPU"):
         assert pick_device("auto", 1) == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("count", "accelerator", "devices", "expected"),
+    [
+        (0, "auto", "auto", ["cpu"]),
+        (2, "cuda", 1, ["cuda:1"]),
+        (0, "cpu", [0, 1], ["cpu", "cpu"]),
+        (4, "auto", (1, 3), ["cuda:1", "cuda:3"]),
+        (4, "cpu", range(3), ["cpu"] * 3),
+    ],
+)
+def test_picks_several(cuda, count, accelerator, devices, expected):
+    cuda(count)
+    assert pick_devices(accelerator, devices) == expected
+
+
+@pytest.mark.parametrize(
+    ("devices", "kind", "text"),
+    [
+        ([], ValueError, r"different numbers of devices, such as \[0, 1\], not \[\]"),
+        ([1, 1], ValueError, "different numbers"),
+        (0.5, ValueError, "different numbers"),
+        ([0, 2], RuntimeError, "devices=2 was asked for, but torch finds 2 CUDA"),
+        ([0, "1"], ValueError, "number of a device"),
+    ],
+)
+def test_refuses_several(cuda, devices, kind, text):
+    cuda(2)
+    with pytest.raises(kind, match=text):
+        pick_devices("auto", devices)
+
+
+def test_refuses_names_of_several_on_the_cpu(cuda):
+    cuda(0)
+    with pytest.raises(ValueError, match="number of a device"):
+        pick_devices("cpu", [0, -1])

@@ -337,3 +337,16 @@ def test_a_gene_without_spread_in_control_is_fitted() -> None:
     values[source.codes == 0, 4] = 0.0
     found = fit(Environments(values, source.codes, source.features), TINY, rng=0, accelerator="cpu")
     assert found.scale[1] == 1 and np.isfinite(found.predict(rng=0)).all()
+
+
+def test_memory_that_runs_out_is_named(data: Environments, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = GimTrainer(data, tiny(), seed=0)
+    trainer.run(2)
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(trainer.model, "terms", full)
+    with pytest.raises(RuntimeError, match=r"ran out in a step of GIM.*Take fewer genes") as caught:
+        trainer.run()
+    assert not isinstance(caught.value, torch.cuda.OutOfMemoryError) and trainer.step == 2

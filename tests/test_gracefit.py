@@ -244,3 +244,15 @@ def test_values_that_explode_are_named() -> None:
         codes = np.full(450, -1)
         codes[:2], codes[2] = 0, 1
         fit_grace(singles(codes=codes), TINY, accelerator="cpu")
+
+
+def test_memory_that_runs_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = GraceTrainer(singles(), TINY)
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(trainer.net, "terms", full)
+    with pytest.raises(RuntimeError, match=r"ran out in an epoch of GraCE-VAE.*Lower batch_size") as caught:
+        trainer.run()
+    assert not isinstance(caught.value, torch.cuda.OutOfMemoryError) and trainer.epoch == 0

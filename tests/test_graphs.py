@@ -528,3 +528,35 @@ def test_genes_that_are_hardly_seen_are_named(screen: Any) -> None:
     screen.X[3, 20] = 2
     with pytest.warns(UserWarning, match=r"1 genes are above 0 in fewer than 5 .*: 'G20'"):
         read(screen)
+
+
+@pytest.mark.parametrize(
+    ("net", "room"),
+    [
+        (EdgeStream(EdgeStreamConfig(width=4, layers=2, heads=2, hidden=12, triads=2)), 20),
+        (Avici(AviciConfig(width=4, layers=2, heads=2, hidden=12, out=4)), 260),
+    ],
+    ids=["edges", "cells"],
+)
+def test_probabilities_in_parts_are_the_same(
+    net: Any, room: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once memory of the device has run out."""
+    cells = plain(noise(40, 8))
+    expected = probabilities(cells, net)
+    real, seen, most = torch.nn.GELU.forward, [], [room]
+
+    def limited(self: torch.nn.GELU, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-1] == 12:  # the width of these layers alone
+            seen.append(x[..., 0].numel())
+            if seen[-1] > most[0]:
+                raise torch.cuda.OutOfMemoryError
+        return real(self, x)
+
+    monkeypatch.setattr(torch.nn.GELU, "forward", limited)
+    np.testing.assert_allclose(score(cells, net, n_draws=2).probability, expected, rtol=1e-4, atol=1e-6)
+    assert max(seen) > room >= seen[-1]
+    assert sum("ran out in scoring" in m for m in caplog.messages) == 1
+    most[0] = 0
+    with pytest.raises(RuntimeError, match=r"even in 64 parts.*Lower subset_size or max_cells"):
+        probabilities(cells, net)

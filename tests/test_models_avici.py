@@ -61,11 +61,15 @@ def test_loss_is_cross_entropy_and_in_training_the_penalty() -> None:
     assert float(module(tensors)[2].loss.detach()) == pytest.approx(bce)
     assert module.dual.calls == 0
     module.train()
-    first, second = (float(module(tensors)[2].loss.detach()) for _ in range(2))
-    assert first == pytest.approx(bce)  # the multiplier starts at 0
-    assert second == pytest.approx(bce + 0.5 * penalty**2, rel=1e-3)
+    first = module(tensors)[2]
+    assert float(first.loss.detach()) == pytest.approx(bce)  # the multiplier starts at 0
+    assert float(first.extra_metrics["penalty"]) == pytest.approx(penalty, rel=1e-3)
+    module.after_step(float(first.extra_metrics["penalty"]))
+    second = module(tensors)[2]
+    assert float(second.loss.detach()) == pytest.approx(bce + 0.5 * penalty**2, rel=1e-3)
     module.dual = DualState(lr=0)
-    module(tensors)
+    assert module(tensors)[2].extra_metrics == {}
+    module.after_step(0.0)
     assert module.dual.calls == 0
 
 

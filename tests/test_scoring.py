@@ -10,7 +10,8 @@ from torch import nn
 
 from causcade.contrasts import Summary, node_features, summarise
 from causcade.nn.cells import CellStream, CellStreamConfig
-from causcade.nn.differential import Differential
+from causcade.nn.differential import Differential, DifferentialConfig
+from causcade.nn.pair_stream import PairStream, PairStreamConfig
 from causcade.pairs import pair_features
 from causcade.pretrained import load
 from causcade.scoring import TargetScorer, cell_scorer, pair_scorer, target_scorer
@@ -273,3 +274,60 @@ def test_codes_of_a_draw_are_the_same_for_both_sets(target_net: Differential) ->
         scorer.score(state, set_of_cells(1), rng)
         assert torch.equal(codes[-1], codes[draw])
     assert not torch.equal(codes[0], codes[1])
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, room: int) -> list[int]:
+    """Feed-forward layers that have room for so many rows of a grid; gives the rows that fitted."""
+    real, seen = nn.GELU.forward, []
+
+    def limited(self: nn.GELU, x: torch.Tensor) -> torch.Tensor:
+        if x.ndim == 4 and x.shape[-1] == 12:  # the width of these layers alone
+            if x.shape[1] > room:
+                raise torch.cuda.OutOfMemoryError
+            seen.append(x.shape[1])
+        return real(self, x)
+
+    monkeypatch.setattr(nn.GELU, "forward", limited)
+    return seen
+
+
+def by_pairs(screen: Any) -> Any:
+    net = PairStream(PairStreamConfig(width=4, layers=2, heads=2, hidden=12, paths=2))
+    features = pair_features(read_screen(screen).stats())
+    return lambda: pair_scorer(net, features)(np.arange(9), np.random.default_rng(0))
+
+
+def by_cells(screen: Any) -> Any:
+    net = CellStream(CellStreamConfig(width=4, layers=2, heads=2, hidden=12, tied=False, scale="width"))
+    values, codes = read_screen(screen).cell_table(50, 5000, np.random.default_rng(0))
+    single = torch.from_numpy(read_screen(screen).single)
+    return lambda: cell_scorer(net, values, codes, single, n_cells=30)(np.arange(9), np.random.default_rng(0))
+
+
+def of_targets(screen: Any) -> Any:
+    net = Differential(DifferentialConfig(width=4, heads=2, hidden=12, paths=2, local=0))
+    x = torch.from_numpy(np.log1p(screen.X[:, :9]))
+    control, perturbed = summarise(x[:60]), summarise(x[60:76])
+
+    def ask() -> np.ndarray:
+        scorer = TargetScorer(net, n_control=2)
+        return scorer.score(scorer.prepare(control), perturbed, np.random.default_rng(0))
+
+    return ask
+
+
+@pytest.mark.parametrize("scorer", [by_pairs, by_cells, of_targets])
+def test_scores_in_parts_are_the_same(screen, scorer, monkeypatch, caplog):
+    torch.manual_seed(0)
+    ask = scorer(screen)
+    expected = ask()
+    seen = short_of_memory(monkeypatch, 4)
+    np.testing.assert_allclose(ask(), expected, rtol=1e-4, atol=1e-5)
+    assert max(seen) <= 4
+    assert sum("ran out in scoring" in m for m in caplog.messages) == 1
+    short_of_memory(monkeypatch, 0)
+    with pytest.raises(RuntimeError, match=r"even in 64 parts.*(subset_size|fewer genes).*accelerator='cpu'"):
+        ask()

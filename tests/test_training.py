@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scvi.module.base import LossOutput
 
-from causcade.models import TCD
+from causcade.models import AVICI, CDN, TCD
 from causcade.models._training import Design, EpisodeData, Episodes, Onward, Plan, like_screen, quiet, thin
+from causcade.models.tcd import TCDModule
 from causcade.pretrain import Recipe
 from causcade.regimes import from_adata
+from causcade.simulate.domains import GraphPrior
 from causcade.simulate.episodes import Screen, ScreenPrior, draw_screen
 
 PRIOR = ScreenPrior(genes=(20, 20), control=(40, 40), types=(1, 2), full_coverage=1.0, ten_cells=1.0)
@@ -123,6 +124,32 @@ def test_workers_do_not_change_the_episodes() -> None:
     assert not same(alone[0], alone[3])
 
 
+WORKERS: dict[Any, Any] = {
+    TCD: ({"heads": 1, "paths": 0}, {"episodes_per_epoch": 2, "prior": PRIOR}),
+    CDN: ({"heads": 1, "paths": 0}, {"steps_per_epoch": 2}),
+    AVICI: (
+        {"heads": 1, "layers": 1, "triads": 1},
+        {"steps_per_epoch": 2, "prior": GraphPrior(domains={"linear": 1.0}, genes={"5": 1.0}, cells=(50, 50))},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", list(WORKERS), ids=lambda kind: kind.__name__)
+def test_workers_do_not_change_the_weights(screen: Any, kind: Any) -> None:
+    sizes, how = WORKERS[kind]
+    found = []
+    for num_workers in (0, 2):
+        kind.setup_anndata(screen)
+        model = kind(screen, width=8, hidden=8, **sizes)
+        model.train(
+            2, batch_size=2, n_validation=1, num_workers=num_workers, accelerator="cpu", progress_bar=False, **how
+        )
+        losses = model.history["train_loss"].to_numpy(float).ravel().tolist()
+        found.append((losses, torch.cat([p.detach().flatten() for p in model.net.parameters()])))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+
+
 def test_validation_is_fixed_and_apart_from_training() -> None:
     data = EpisodeData(episodes(), per_epoch=2, n_validation=2)
     first, again = list(data.val_dataloader()), list(data.val_dataloader())
@@ -141,14 +168,14 @@ def test_rate_warms_up_and_cools_down() -> None:
 
 
 def test_loss_that_is_not_finite_stops_the_training() -> None:
-    class Broken(torch.nn.Module):
-        def forward(self, batch: Any) -> Any:
-            return {}, {}, LossOutput(loss=torch.tensor(float("nan")), n_obs_minibatch=1)
-
-    plan = Plan(Broken(), lr=0.5)
+    module = TCDModule(torch.nn.Linear(1, 1))
+    module.inference = lambda x: {"logits": module.net(x).squeeze(-1) * float("nan")}  # type: ignore[method-assign]
+    plan = Plan(module, lr=0.5)
     plan.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
     with pytest.raises(RuntimeError, match=r"became nan at step 0. Lower lr \(now 0.5\)"):
-        plan.training_step({}, 0)
+        plan.training_step(
+            {"x": torch.ones(1, 2, 2, 1), "labels": torch.eye(2)[None], "valid": torch.eye(2)[None] > 0}, 0
+        )
 
 
 def test_optimiser_does_not_decay_biases() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-__all__ = ["free_memory", "pick_device"]
+__all__ = ["free_memory", "pick_device", "pick_devices"]
 
 
 def pick_device(accelerator: str = "auto", devices: int | str = "auto") -> str:
@@ -30,9 +31,8 @@ def pick_device(accelerator: str = "auto", devices: int | str = "auto") -> str:
     if accelerator not in ("auto", "cpu", "cuda", "gpu"):
         msg = f"accelerator must be 'auto', 'cpu' or 'cuda', not {accelerator!r}."
         raise ValueError(msg)
-    if devices != "auto" and (isinstance(devices, bool) or not isinstance(devices, int) or devices < 0):
-        msg = f"devices must be 'auto' or the number of a device (0, 1, ...), not {devices!r}."
-        raise ValueError(msg)
+    if devices != "auto":
+        _check_number(devices)
     found = torch.cuda.is_available()
     if accelerator in ("cuda", "gpu") and not found:
         msg = "accelerator='cuda' was asked for, but torch finds no CUDA device; use accelerator='auto' or 'cpu'."
@@ -46,6 +46,42 @@ def pick_device(accelerator: str = "auto", devices: int | str = "auto") -> str:
         msg = f"devices={number} was asked for, but torch finds {count} CUDA device(s), numbered from 0."
         raise RuntimeError(msg)
     return f"cuda:{number}"
+
+
+def pick_devices(accelerator: str = "auto", devices: int | str | Sequence[int] = "auto") -> list[str]:
+    """Names of the torch devices for training, which takes several as a list.
+
+    Parameters
+    ----------
+    accelerator
+        As in :func:`pick_device`.
+    devices
+        As in :func:`pick_device`, or numbers of devices, one process on each. On the CPU their number is all that counts.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or the list is empty or has a number twice.
+    RuntimeError
+        If CUDA is asked for and absent, or has no device of that number.
+    """
+    if isinstance(devices, str | int):
+        return [pick_device(accelerator, devices)]
+    numbers = [*devices] if isinstance(devices, list | tuple | range) else []
+    if not numbers or len(set(numbers)) < len(numbers):
+        msg = f"devices must be different numbers of devices, such as [0, 1], not {devices!r}."
+        raise ValueError(msg)
+    if pick_device(accelerator) != "cpu":
+        return [pick_device(accelerator, number) for number in numbers]
+    for number in numbers:
+        _check_number(number)
+    return ["cpu"] * len(numbers)
+
+
+def _check_number(number: object) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        msg = f"devices must be 'auto' or the number of a device (0, 1, ...), not {number!r}."
+        raise ValueError(msg)
 
 
 def free_memory() -> float:

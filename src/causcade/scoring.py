@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from causcade._memory import Halves
 from causcade.contrasts import Summary, node_features
 from causcade.ensemble import SetScore
+from causcade.nn.avici import Avici
+from causcade.nn.axial import AxialLayer
 from causcade.nn.differential import Differential
 from causcade.pairs import PairFeatures
 from causcade.set_inputs import pair_input, set_input
 
-__all__ = ["Prepared", "TargetScorer", "cell_scorer", "pair_scorer", "target_scorer"]
+__all__ = ["Fitting", "Prepared", "TargetScorer", "cell_scorer", "pair_scorer", "target_scorer"]
+
+T = TypeVar("T")
+_FEWER = "Lower subset_size, the number of genes that go through the network together."
+_FINEST = 64  # parts of a grid; beyond, it is the grid itself that does not fit
+
+
+class Fitting:
+    """A network that goes through its work in parts once memory of the device has run out; the answers are the same.
+
+    Parameters
+    ----------
+    net
+        The network.
+    advice
+        What to do where that does not help.
+    """
+
+    def __init__(self, net: nn.Module, advice: str) -> None:
+        self.net, self.halves = net, Halves("scoring", f"{advice} Or pass accelerator='cpu'.")
+
+    def __call__(self, work: Callable[[], T]) -> T:
+        """Give what a call of the network gives; it may be called again, so random numbers are drawn before."""
+        return self.halves(lambda parts: self._run(work, parts), _FINEST)
+
+    def _run(self, work: Callable[[], T], parts: int) -> T:
+        for module in self.net.modules() if parts > 1 else ():
+            if isinstance(module, AxialLayer):
+                module.parts = parts
+            elif isinstance(module, Avici):
+                module.piece = max(1, Avici.piece // parts)
+        return work()
 
 
 def pair_scorer(net: nn.Module, features: PairFeatures, *, device: torch.device | str = "cpu") -> SetScore:
@@ -32,11 +68,13 @@ def pair_scorer(net: nn.Module, features: PairFeatures, *, device: torch.device 
         Where the network runs.
     """
     net = net.to(device).eval()
+    fitting = Fitting(net, _FEWER)
 
+    @torch.inference_mode()
     def score(genes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
         chosen = torch.from_numpy(genes)
-        with torch.inference_mode():
-            return net(features.block(chosen, chosen)[None].to(device))[0].float().cpu().numpy()
+        given = features.block(chosen, chosen)[None]
+        return fitting(partial(_ask, net, given, device))
 
     return score
 
@@ -71,6 +109,7 @@ def cell_scorer(
         Where the network runs.
     """
     net = net.to(device).eval()
+    fitting = Fitting(net, _FEWER)
 
     def score(genes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
         chosen = torch.from_numpy(genes)
@@ -81,13 +120,18 @@ def cell_scorer(
         for draw in range(n_draws):
             take = pool[order[(torch.arange(n_cells) + draw * n_cells) % len(pool)]]
             mask = (codes[take][:, None] == regimes[None]) & (regimes >= 0)[None]
-            x = torch.stack([values[take][:, chosen], mask.float()], -1)
+            x = torch.stack([values[take][:, chosen], mask.float()], -1)[None]
             with torch.inference_mode():
-                total += net(x[None].to(device))[0].float().cpu().numpy()
+                total += fitting(partial(_ask, net, x, device))
         total /= n_draws
         return total
 
     return score
+
+
+def _ask(net: nn.Module, x: Tensor, device: torch.device | str) -> NDArray[np.float32]:
+    logits: NDArray[np.float32] = net(x.to(device))[0].float().cpu().numpy()
+    return logits
 
 
 @dataclass(frozen=True)
@@ -136,6 +180,7 @@ class TargetScorer:
     ) -> None:
         self.net = cast("Differential", net.to(device).eval())
         self.n_control, self.n_subsets, self.size, self.device = n_control, n_subsets, size, device
+        self.fitting = Fitting(self.net, "Take fewer genes: candidates=, or adata[:, genes].")
 
     def _budget(self, genes: int) -> int:
         return min(max(2 * genes, 20), 100) if self.n_subsets is None else self.n_subsets
@@ -146,8 +191,9 @@ class TargetScorer:
         return self.net.draw_codes(1, genes, generator)
 
     def _grid(self, cells: Summary, draw: int, rng: np.random.Generator) -> Tensor:
-        given = set_input([cells], self._budget(cells.mean.shape[-1]), rng).to(self.device)
-        return self.net.encode(given, self._codes(cells.mean.shape[-1], draw))
+        given = set_input([cells], self._budget(cells.mean.shape[-1]), rng)
+        codes = self._codes(cells.mean.shape[-1], draw)
+        return self.fitting(lambda: self.net.encode(given.to(self.device), codes))
 
     @torch.inference_mode()
     def prepare(self, control: Summary) -> Prepared:
@@ -170,7 +216,8 @@ class TargetScorer:
     ) -> NDArray[np.float32]:
         after = self._grid(perturbed, draw, rng)
         contrasts, node = pair_input(control, [perturbed])
-        logits = self.net.compare(before, after, contrasts.to(self.device), node.to(self.device))
+        where = self.device
+        logits = self.fitting(lambda: self.net.compare(before, after, contrasts.to(where), node.to(where)))
         return logits[0].float().cpu().numpy()
 
     def _dealt(self, control: Summary, perturbed: Summary, draw: int, rng: np.random.Generator) -> NDArray[np.float32]:

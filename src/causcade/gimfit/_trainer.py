@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from causcade._checks import generator
 from causcade._device import pick_device
+from causcade._memory import Halves
 from causcade.gimfit._environments import Environments
 from causcade.gimfit._result import GimFit
 from causcade.nn.gim import Cells, Gim, GimConfig
@@ -60,6 +61,7 @@ class GimTrainer:
         self.heldout, self.best, self.waited = math.nan, -math.inf, 0
         self.seconds, self.stopped = 0.0, ""
         self.history: list[list[float]] = []
+        self.room = Halves("a step of GIM", "Take fewer genes, or lower batch_size (which changes the fit).")
 
     def _read(self, data: Environments, start: torch.Generator) -> None:
         values = data.values.astype(np.float64)
@@ -186,7 +188,7 @@ class GimTrainer:
         begin, before = time.monotonic(), self.seconds
         with tqdm(total=self.config.steps, initial=self.step, disable=not progress_bar, desc="GIM") as bar:
             while self.step < end and not self.stopped:
-                self.train_step()
+                self.room(lambda _: self.train_step(), 1)
                 bar.update()
                 self.seconds = before + time.monotonic() - begin
                 if self.config.minutes is not None and self.seconds >= 60 * self.config.minutes and not self.stopped:

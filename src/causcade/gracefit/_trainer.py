@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from causcade._checks import at_least, generator
 from causcade._device import pick_device
+from causcade._memory import Halves
 from causcade.gracefit._cells import PairedCells, Step, hold_out, steps
 from causcade.gracefit._start import start_of
 from causcade.nn._gracevae_interventions import TableInterventions
@@ -107,6 +108,7 @@ class GraceTrainer:
         self.best, self.best_epoch = math.inf, 0
         self.kept: dict[str, Tensor] | None = None
         self.history: dict[str, list[float]] = {}
+        self.room = Halves("an epoch of GraCE-VAE", "Lower batch_size (which changes the fit), or take fewer genes.")
 
     def _divide(self) -> None:
         codes = self.data.codes
@@ -236,7 +238,7 @@ class GraceTrainer:
         """
         with tqdm(total=self.config.epochs, initial=self.epoch, disable=not progress_bar, desc="GraCE-VAE") as bar:
             while not self.stopped:
-                self.train_epoch()
+                self.room(lambda _: self.train_epoch(), 1)
                 bar.update()
         return self.result()
 

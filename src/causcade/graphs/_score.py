@@ -19,6 +19,7 @@ from causcade.ensemble import Ensemble, cover_pairs
 from causcade.graphs._cells import MOST_GENES, GraphCells
 from causcade.graphs._knockout import knockout_t
 from causcade.graphs._values import Bools, Floats, Positions
+from causcade.scoring import Fitting
 
 if TYPE_CHECKING:
     from causcade.pretrained import Weights
@@ -184,6 +185,7 @@ class _Run:
         self.n = len(cells.genes)
         self._check(weights)
         self.net = weights.net.to(settings.device).eval()
+        self.fitting = Fitting(self.net, "Lower subset_size or max_cells, or take fewer genes.")
         self.base = int(rng.integers(2**63))
         self.n_sets = len(self._sets("all"))
         self.n_passes = self.n_sets * (1 + 2 * self._n_splits())
@@ -249,8 +251,11 @@ class _Run:
             rows = inside if len(inside) >= _FEWEST else rows  # better unmarked than none
         at = np.ix_(rows, genes)
         parts = (cells.values[at], cells.mask[at], None if cells.missing is None else cells.missing[at])
-        tensors = [None if p is None else torch.from_numpy(p).to(self.settings.device)[None] for p in parts]
-        logits: torch.Tensor = self.net(*tensors)
+        tensors = [None if p is None else torch.from_numpy(p)[None] for p in parts]
+        return self.fitting(lambda: self._ask(tensors))
+
+    def _ask(self, tensors: list[torch.Tensor | None]) -> Floats:
+        logits: torch.Tensor = self.net(*(None if t is None else t.to(self.settings.device) for t in tensors))
         return logits[0].float().cpu().numpy()
 
     def spread(self, done: Callable[[], Any]) -> Floats:

@@ -1,8 +1,10 @@
-"""What the modules of the models share: a network, and no generative half."""
+"""What the modules of the models share: a network, no generative half, and batches that can be divided."""
 
 from __future__ import annotations
 
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from scvi.module.base import BaseModuleClass
 from torch import nn
@@ -18,6 +20,9 @@ class NetModule(BaseModuleClass):
     net
         The network.
     """
+
+    #: Some minibatches leave parameters without a gradient.
+    unused: ClassVar[bool] = False
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -36,3 +41,31 @@ class NetModule(BaseModuleClass):
     def generative(self) -> dict[str, Any]:
         """Nothing: what the network says is the answer."""
         return {}
+
+    @abstractmethod
+    def n_items(self, tensors: dict[str, Any]) -> int:
+        """Items of a minibatch."""
+
+    @abstractmethod
+    def part(self, tensors: dict[str, Any], rows: Sequence[int], *, counts: bool = True) -> dict[str, Any]:
+        """Some items of a minibatch. Losses of parts that make up a minibatch add up to its loss.
+
+        Parameters
+        ----------
+        tensors
+            The whole minibatch.
+        rows
+            Positions of the items.
+        counts
+            Without, the loss of the part is 0; it depends on the same parameters all the same.
+        """
+
+    def after_step(self, penalty: float) -> None:
+        """Take in the penalty of a step that is done; nothing, unless a subclass says otherwise."""
+
+    def state(self) -> dict[str, Any]:
+        """What training changes besides the weights. Plain numbers."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""

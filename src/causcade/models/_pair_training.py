@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as lightning
@@ -19,8 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 from causcade.comparisons import read_perturbations
 from causcade.models._training import Onward
 from causcade.pretrain import Recipe
+from causcade.pretrain.pair_inputs import PairInputs, pair_inputs
 from causcade.pretrain.target_items import PairBatch, TargetScreen
-from causcade.pretrain.tasks import TargetTask, pair_batch_loss
+from causcade.pretrain.tasks import TargetTask
 from causcade.reference import level_groups
 from causcade.regimes.labels import shorten
 
@@ -214,12 +216,22 @@ class PairStep:
         """Stay on the CPU, where local graphs are learned; the loss moves what the network sees."""
         return self
 
-    def loss(self, net: Differential, device: torch.device) -> Tensor:
-        """L_I, plus L_G where the graph is known; the same each time."""
+    @cached_property
+    def inputs(self) -> PairInputs:
+        """What the network sees; local graphs are learned once, for all parts of the step."""
         rng = np.random.default_rng([self.recipe.seed, self.index, 1])
         low, high = self.recipe.subsets
-        n_subsets = int(rng.integers(low, high + 1))
-        return pair_batch_loss(net, self.batches, n_subsets, rng, self.recipe.graph_weight, device)
+        return pair_inputs(self.batches, int(rng.integers(low, high + 1)), rng)
+
+    def part(self, rows: Sequence[int], *, counts: bool = True) -> PairStep:
+        """Some of the perturbed sets, see :meth:`causcade.pretrain.pair_inputs.PairInputs.part`."""
+        some = PairStep([], self.recipe, self.index)
+        some.inputs = self.inputs.part(rows, counts=counts)
+        return some
+
+    def loss(self, net: Differential, device: torch.device) -> Tensor:
+        """L_I, plus L_G where the graph is known; the same each time."""
+        return self.inputs.loss(net, self.recipe.graph_weight, device)
 
     def __len__(self) -> int:
         """Return the number of perturbed sets."""

@@ -1,4 +1,4 @@
-"""Training on simulated screens: endless episodes, one Lightning plan, and a quiet call of the trainer."""
+"""Training on simulated screens: endless episodes, and a quiet call of the trainer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,15 @@ from scvi.train import TrainRunner
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from causcade._device import pick_device
+from causcade._device import pick_devices
+from causcade.models._plan import Plan
+from causcade.models._several import LOGGERS, ignore_notices, several
 from causcade.pretrain import Recipe, make_item, make_samples
 from causcade.simulate.episodes import Screen, ScreenPrior, draw_screen
 
 if TYPE_CHECKING:
-    from scvi.module.base import BaseModuleClass
-
     from causcade.models._base import CausalModel
+    from causcade.models._pair_training import PairData
     from causcade.regimes import Regimes
     from causcade.screendata import Values
 
@@ -36,6 +37,8 @@ FEWEST_GENES = 20  # of a simulated screen: below, several kinds of graph cannot
 MOST_GENES = 200  # likewise: the cost of a screen grows with the square
 MOST_CONTROLS = 1000
 MOST_CELLS = 6000
+
+_Watch = Callable[[TrainRunner, Plan], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -219,83 +222,14 @@ class EpisodeData(lightning.LightningDataModule):
         return DataLoader(self._kept, batch_size=None)  # type: ignore[arg-type]
 
 
-class Plan(lightning.LightningModule):
-    """AdamW with a linear warm-up and a linear cool-down; the loss is the module's.
-
-    Parameters
-    ----------
-    module
-        A module of scvi-tools that returns a ``LossOutput``.
-    lr, weight_decay
-        Of AdamW; norms and biases are not decayed.
-    warmup, cooldown
-        Share of the steps.
-    """
-
-    def __init__(
-        self,
-        module: BaseModuleClass,
-        *,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-3,
-        warmup: float = 0.05,
-        cooldown: float = 0.25,
-    ) -> None:
-        super().__init__()
-        self.module, self.lr, self.weight_decay = module, lr, weight_decay
-        self.warmup, self.cooldown = warmup, cooldown
-        self.n_steps = 0
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Count the steps that are done."""
-        self.n_steps += 1
-
-    def _loss(self, batch: dict[str, Tensor], name: str) -> Tensor:
-        *_, out = self.module(batch)
-        self.log(name, out.loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=out.n_obs_minibatch)
-        return out.loss
-
-    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
-        """Loss of a batch."""
-        loss = self._loss(batch, "train_loss")
-        if not bool(torch.isfinite(loss)):
-            msg = f"The training loss became {float(loss.detach())} at step {self.global_step}. Lower lr (now {self.lr:g})."
-            raise RuntimeError(msg)
-        return loss
-
-    def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        """Log the loss of a validation batch."""
-        self._loss(batch, "validation_loss")
-
-    def rate(self, step: int, steps: float) -> float:
-        """Learning rate of a step as a share of ``lr``; ``steps`` may be infinite (no cool-down)."""
-        warm = min(1.0, (step + 1) / max(1.0, self.warmup * steps)) if math.isfinite(steps) else 1.0
-        cool = (steps - step) / max(1.0, self.cooldown * steps) if math.isfinite(steps) else 1.0
-        return min(warm, max(cool, 0.0), 1.0)
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Optimiser and schedule, stepped once per batch."""
-        parameters = list(self.module.parameters())
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimiser = torch.optim.AdamW(groups, lr=self.lr)
-        steps = float(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: self.rate(step, steps))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Lightning without its notices on hardware and workers, and as before afterwards."""
-    names = ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric")
-    loggers = [logging.getLogger(name) for name in names]
+    loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [each.level for each in loggers]
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*does not have many workers.*")
-            warnings.filterwarnings("ignore", "GPU available but not used.*")
+            ignore_notices()
             for each in loggers:
                 each.setLevel(logging.ERROR)
             yield
@@ -325,11 +259,11 @@ def _interruptible(model: CausalModel, plan: Plan) -> Iterator[None]:
 def fit(
     model: CausalModel,
     plan: Plan,
-    data: lightning.LightningDataModule,
+    data: EpisodeData | PairData,
     *,
     max_epochs: int,
     accelerator: str = "auto",
-    devices: int | str = "auto",
+    devices: int | str | Sequence[int] = "auto",
     progress_bar: bool = True,
     **trainer_kwargs: Any,
 ) -> None:
@@ -344,15 +278,14 @@ def fit(
     max_epochs
         Number of epochs.
     accelerator, devices
-        As in :func:`causcade.tl.causes`.
+        As in :func:`causcade.tl.causes`; or numbers of several devices, which train together in one process each.
     progress_bar
         Show one.
     **trainer_kwargs
         Arguments of :class:`scvi.train.Trainer`; they go before the defaults here.
     """
-    device = pick_device(accelerator, devices)
-    logger.info("training %s on %s", type(model).__name__, device)
-    kind, _, number = device.partition(":")
+    names = pick_devices(accelerator, devices)
+    logger.info("training %s on %s", type(model).__name__, " ".join(names))
     settings: dict[str, Any] = {
         "early_stopping_monitor": "validation_loss",
         "early_stopping_patience": 5,
@@ -362,21 +295,36 @@ def fit(
         "enable_progress_bar": progress_bar,
         "enable_model_summary": False,
     }
+    first = data.sampler.next
     was_trained = model.is_trained_
     # scvi-tools adds to a history that is there, and drops the new one where a trained model has none
     model.is_trained_ = was_trained and bool(model.history_)
     model.module.train()
     try:
-        with quiet(), _interruptible(model, plan):
-            TrainRunner(
-                model,
-                training_plan=plan,
-                data_splitter=data,
-                max_epochs=max_epochs,
-                accelerator="cpu" if kind == "cpu" else "gpu",
-                devices=1 if kind == "cpu" else [int(number)],
-                **(settings | trainer_kwargs),
-            )()
+        with (
+            quiet(),
+            _interruptible(model, plan),
+            _together(model, settings | trainer_kwargs, names) as (chosen, watch),
+        ):
+            runner = TrainRunner(model, training_plan=plan, data_splitter=data, max_epochs=max_epochs, **chosen)
+            with watch(runner, plan):
+                runner()
     finally:
         model.module.eval()
         model.is_trained_ = model.is_trained_ or was_trained
+        if len(names) > 1:  # other processes took the steps
+            data.sampler.next = first + -(-plan.n_steps // data.sampler.per_epoch) * data.sampler.per_epoch
+
+
+@contextmanager
+def _together(
+    model: CausalModel, settings: dict[str, Any], devices: list[str]
+) -> Iterator[tuple[dict[str, Any], _Watch]]:
+    """Arguments of the trainer, and what is to be around its run."""
+    if len(devices) > 1:
+        with several(settings, devices, unused=model.module.unused) as how:
+            yield how.settings, how.watch
+        return
+    kind, _, number = devices[0].partition(":")
+    where = {"accelerator": "cpu" if kind == "cpu" else "gpu", "devices": 1 if kind == "cpu" else [int(number)]}
+    yield where | settings, lambda *_: nullcontext()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from causcade._checks import at_least, generator
-from causcade._device import pick_device
+from causcade._device import pick_device, pick_devices
 from causcade.graphs import MOST_CELLS, GraphSettings, Others, edge_probabilities, read_graph_cells
 from causcade.models._base import CausalModel
 from causcade.models._module import NetModule
@@ -61,23 +61,53 @@ class AVICIModule(NetModule):
         super().__init__(net)
         self.dual = DualState(lr=0)
 
-    def _get_inference_input(self, tensors: dict[str, GraphBatch], *_: Any, **__: Any) -> dict[str, GraphBatch]:
+    def _get_inference_input(self, tensors: dict[str, Any], *_: Any, **__: Any) -> dict[str, GraphBatch]:
         return {"step": tensors["step"]}
 
     def inference(self, step: GraphBatch) -> dict[str, Tensor]:
         """Logits ``(batch, genes, genes)``, [cause, effect]."""
         return {"logits": self.net(step.values, step.mask, step.missing)}
 
-    def loss(self, tensors: dict[str, GraphBatch], inference_outputs: dict[str, Tensor], *_: Any) -> LossOutput:
+    def loss(self, tensors: dict[str, Any], inference_outputs: dict[str, Tensor], *_: Any) -> LossOutput:
         """Binary cross-entropy of the edges and, in training, the penalty of cycles (AVICI, sections 3.2 and 4.3)."""
-        logits = inference_outputs["logits"]
+        logits, share = inference_outputs["logits"], tensors.get("share", 1.0)
         loss = edge_bce(logits, tensors["step"].adjacency)
+        told = {}
         if self.training and self.dual.lr:
-            rng = torch.Generator(logits.device).manual_seed(self.dual.calls)
-            penalty = acyclicity_penalty(logits, rng=rng)
+            start = tensors["start"] if "start" in tensors else self._start(tensors)
+            penalty = acyclicity_penalty(logits, start=start)
             loss = loss + self.dual.weight * penalty
-            self.dual.update(float(penalty.detach()))
-        return LossOutput(loss=loss, n_obs_minibatch=len(logits))
+            told = {"penalty": penalty.detach() * share}
+        return LossOutput(loss=loss * share, n_obs_minibatch=len(logits), extra_metrics=told)
+
+    def _start(self, tensors: dict[str, Any]) -> Tensor:
+        """Start of the power iterations of each data set, the same whatever part of the step they are in."""
+        adjacency = tensors["step"].adjacency
+        rng = torch.Generator(adjacency.device).manual_seed(self.dual.calls)
+        return torch.randn(2, *adjacency.shape[:2], generator=rng, device=adjacency.device)
+
+    def n_items(self, tensors: dict[str, Any]) -> int:
+        """Data sets."""
+        return len(tensors["step"].adjacency)
+
+    def part(self, tensors: dict[str, Any], rows: Sequence[int], *, counts: bool = True) -> dict[str, Any]:
+        """Some data sets."""
+        step = GraphBatch(*(value[list(rows)] for value in vars(tensors["step"]).values()))
+        share = counts * len(rows) / self.n_items(tensors)
+        return {"step": step, "share": share, "start": self._start(tensors)[:, list(rows)]}
+
+    def after_step(self, penalty: float) -> None:
+        """Raise the multiplier of the penalty."""
+        if self.dual.lr:
+            self.dual.update(penalty)
+
+    def state(self) -> dict[str, Any]:
+        """The multiplier."""
+        return self.dual.state_dict()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from a multiplier."""
+        self.dual.load_state_dict(state)
 
 
 class AVICI(CausalModel):
@@ -178,7 +208,7 @@ class AVICI(CausalModel):
         acyclic: dict[str, Any] | None = None,
         num_workers: int = 0,
         accelerator: str = "auto",
-        devices: int | str = "auto",
+        devices: int | str | Sequence[int] = "auto",
         rng: int | np.random.Generator | None = 0,
         progress_bar: bool = True,
         **trainer_kwargs: Any,
@@ -211,7 +241,8 @@ class AVICI(CausalModel):
         num_workers
             Processes that simulate ahead.
         accelerator, devices
-            ``"auto"``, ``"cpu"`` or ``"cuda"``, and the number of the device.
+            ``"auto"``, ``"cpu"`` or ``"cuda"``, and the number of the device; ``[0, 1]`` for two that share every step
+            (on the CPU two processes), with the same losses but for rounding. Then ``strategy="ddp"``, ... may be given.
         rng
             Seed or generator of the data sets. The same seed gives the same weights, whatever `num_workers` (on one
             kind of machine).
@@ -234,7 +265,7 @@ class AVICI(CausalModel):
         """
         at_least(max_epochs, 1, "max_epochs")
         at_least(num_workers, 0, "num_workers")
-        pick_device(accelerator, devices)
+        pick_devices(accelerator, devices)
         start = self._start()
         recipe = Recipe(
             type(self).__name__,

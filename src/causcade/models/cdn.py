@@ -11,7 +11,7 @@ from scvi.module.base import LossOutput
 from torch import nn
 
 from causcade._checks import at_least, generator
-from causcade._device import pick_device
+from causcade._device import pick_device, pick_devices
 from causcade.comparisons import MIN_CELLS, read_perturbations
 from causcade.models._base import CausalModel
 from causcade.models._module import NetModule
@@ -60,10 +60,20 @@ class CDNModule(NetModule):
         A :class:`causcade.nn.differential.Differential`.
     """
 
+    unused = True  # edges, where no graph is known
+
     def loss(self, tensors: dict[str, PairStep], *_: Any) -> LossOutput:
         """L_I, and L_G of the controls whose graph is known (CDN, section 3.3), see :meth:`CDN.train`."""
         step = tensors["step"]
-        return LossOutput(loss=step.loss(self.net, self.device), n_obs_minibatch=len(step))  # type: ignore[arg-type]
+        return LossOutput(loss=step.loss(self.net, self.device), n_obs_minibatch=len(step.inputs))  # type: ignore[arg-type]
+
+    def n_items(self, tensors: dict[str, PairStep]) -> int:
+        """Perturbed sets."""
+        return len(tensors["step"])
+
+    def part(self, tensors: dict[str, PairStep], rows: Sequence[int], *, counts: bool = True) -> dict[str, PairStep]:
+        """Some perturbed sets with their controls."""
+        return {"step": tensors["step"].part(rows, counts=counts)}
 
 
 class CDN(CausalModel):
@@ -179,7 +189,7 @@ class CDN(CausalModel):
         prior: ShiftPrior | None = None,
         num_workers: int = 0,
         accelerator: str = "auto",
-        devices: int | str = "auto",
+        devices: int | str | Sequence[int] = "auto",
         rng: int | np.random.Generator | None = 0,
         progress_bar: bool = True,
         **trainer_kwargs: Any,
@@ -217,7 +227,8 @@ class CDN(CausalModel):
         num_workers
             Processes that prepare steps ahead.
         accelerator, devices
-            ``"auto"``, ``"cpu"`` or ``"cuda"``, and the number of the device.
+            ``"auto"``, ``"cpu"`` or ``"cuda"``, and the number of the device; ``[0, 1]`` for two that share every step
+            (on the CPU two processes), with the same losses but for rounding. Then ``strategy="ddp"``, ... may be given.
         rng
             Seed or generator of split, cells and models. The same seed gives the same weights, whatever `num_workers`
             (on one kind of machine).
@@ -244,7 +255,7 @@ class CDN(CausalModel):
         at_least(max_epochs, 1, "max_epochs")
         at_least(num_workers, 0, "num_workers")
         _within(share, 1.0, "share")
-        pick_device(accelerator, devices)
+        pick_devices(accelerator, devices)
         gen = generator(rng)
         recipe = Recipe(
             type(self).__name__,

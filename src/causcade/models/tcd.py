@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from causcade._checks import at_least
-from causcade._device import pick_device
+from causcade._device import pick_device, pick_devices
 from causcade.causes import Settings, score_causes
 from causcade.models._base import CausalModel
 from causcade.models._module import NetModule
@@ -60,7 +60,16 @@ class TCDModule(NetModule):
         """Binary cross-entropy of "is an ancestor", mean over ordered pairs of different genes (TCD-DL, section 4)."""
         valid = tensors["valid"]  # off the diagonal
         loss = F.binary_cross_entropy_with_logits(inference_outputs["logits"][valid], tensors["labels"][valid])
-        return LossOutput(loss=loss, n_obs_minibatch=len(valid))
+        return LossOutput(loss=loss * tensors.get("share", 1.0), n_obs_minibatch=len(valid))
+
+    def n_items(self, tensors: dict[str, Tensor]) -> int:
+        """Sets of genes."""
+        return len(tensors["valid"])
+
+    def part(self, tensors: dict[str, Tensor], rows: Sequence[int], *, counts: bool = True) -> dict[str, Tensor]:
+        """Some sets of genes; their loss has the weight of their pairs."""
+        some = {name: value[list(rows)] for name, value in tensors.items()}
+        return some | {"share": counts * some["valid"].sum() / tensors["valid"].sum()}
 
 
 class TCD(CausalModel):
@@ -162,7 +171,7 @@ class TCD(CausalModel):
         prior: ScreenPrior | None = None,
         num_workers: int = 0,
         accelerator: str = "auto",
-        devices: int | str = "auto",
+        devices: int | str | Sequence[int] = "auto",
         rng: int | np.random.Generator | None = 0,
         progress_bar: bool = True,
         **trainer_kwargs: Any,
@@ -189,9 +198,11 @@ class TCD(CausalModel):
         prior
             What screens are drawn from; ``None`` = like yours.
         num_workers
-            Processes that simulate ahead (on the CPU; with 0, screens are simulated where the network trains).
+            Processes that simulate ahead (on the CPU; with 0 and one device, screens are simulated where the network
+            trains).
         accelerator, devices
-            ``"auto"``, ``"cpu"`` or ``"cuda"``, and the number of the device.
+            ``"auto"``, ``"cpu"`` or ``"cuda"``, and the number of the device; ``[0, 1]`` for two that share every step
+            (on the CPU two processes), with the same losses but for rounding. Then ``strategy="ddp"``, ... may be given.
         rng
             Seed or generator of the screens. The same seed gives the same weights, whatever `num_workers` (on one
             kind of machine).
@@ -213,7 +224,7 @@ class TCD(CausalModel):
         """
         at_least(max_epochs, 1, "max_epochs")
         at_least(num_workers, 0, "num_workers")
-        device = pick_device(accelerator, devices)
+        places = pick_devices(accelerator, devices)
         recipe = Recipe(
             type(self).__name__,
             network=_NETWORK[self.preset],
@@ -227,7 +238,7 @@ class TCD(CausalModel):
         )
         prior, design = self._like_mine() if prior is None else (prior, Design())
         data = EpisodeData(
-            Episodes(recipe, prior, design, "cpu" if num_workers else device),
+            Episodes(recipe, prior, design, "cpu" if num_workers or len(places) > 1 else places[0]),
             per_epoch=at_least(episodes_per_epoch, 1, "episodes_per_epoch"),
             n_validation=at_least(n_validation, 1, "n_validation"),
             first=self.episodes_,

@@ -15,7 +15,7 @@ _FLOOR = -1e4  # stands for log 0: far below any path of probabilities, and stil
 _PERIODS = 12  # cycles whose length divides this converge exactly
 
 
-def spectral_radius(log_weights: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
+def spectral_radius(log_weights: Tensor, *, rng: torch.Generator | None = None, start: Tensor | None = None) -> Tensor:
     """Give the largest absolute eigenvalue of nonnegative matrices, by power iterations on logarithms.
 
     The gradient is that of an eigenvalue: it flows through the matrix between the two eigenvectors, not through the
@@ -27,7 +27,9 @@ def spectral_radius(log_weights: Tensor, *, rng: torch.Generator | None = None) 
     log_weights
         ``(batch, n, n)`` logarithm of the matrices; ``-inf`` for 0. Below -10,000 counts as that.
     rng
-        Start of the iterations: log-normal.
+        Draws the start of the iterations: log-normal.
+    start
+        ``(2, batch, n)`` standard normal numbers instead, for the left and the right eigenvectors.
 
     Returns
     -------
@@ -37,7 +39,8 @@ def spectral_radius(log_weights: Tensor, *, rng: torch.Generator | None = None) 
     logs = log_weights.clamp(min=_FLOOR)
     batch, n, _ = logs.shape
     fixed = logs.detach()
-    start = torch.randn(2, batch, n, generator=rng, device=logs.device, dtype=logs.dtype)
+    if start is None:
+        start = torch.randn(2, batch, n, generator=rng, device=logs.device, dtype=logs.dtype)
     (left, _), (right, size) = (_eigenvector(m, s) for m, s in ((fixed.transpose(1, 2), start[0]), (fixed, start[1])))
     both = left[:, :, None] + logs + right[:, None, :]
     radius = (both.flatten(1).logsumexp(1) - (left + right).logsumexp(1)).exp()
@@ -63,18 +66,18 @@ def _eigenvector(logs: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return mean.logsumexp(0), sizes[0].squeeze(1)
 
 
-def acyclicity_penalty(logits: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
+def acyclicity_penalty(logits: Tensor, *, rng: torch.Generator | None = None, start: Tensor | None = None) -> Tensor:
     """Mean spectral radius of the edge probabilities of a batch; the diagonal does not count.
 
     Parameters
     ----------
     logits
         ``(batch, genes, genes)``, [cause, effect].
-    rng
-        Start of the power iterations.
+    rng, start
+        Start of the power iterations, see :func:`spectral_radius`.
     """
     diagonal = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
-    return spectral_radius(F.logsigmoid(logits.float()).masked_fill(diagonal, _FLOOR), rng=rng).mean()
+    return spectral_radius(F.logsigmoid(logits.float()).masked_fill(diagonal, _FLOOR), rng=rng, start=start).mean()
 
 
 def edge_bce(logits: Tensor, adjacency: Tensor) -> Tensor:

@@ -89,6 +89,10 @@ class SetInput:
         """The same on another device."""
         return SetInput(self.pairs.to(device), self.subsets.to(device), self.tokens.to(device))
 
+    def part(self, rows: Tensor) -> SetInput:
+        """Some of the sets."""
+        return SetInput(self.pairs[rows], self.subsets[rows], self.tokens[rows])
+
 
 class _Grid(nn.Module):
     """Axial layers with path products on a genes x genes grid (further columns pass the path products by)."""
@@ -231,9 +235,16 @@ def target_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, targets.float())
 
 
-def graph_loss(logits: Tensor, adjacency: Tensor) -> Tensor:
-    """Cross-entropy of none, forward, backward over unordered pairs (the paper's L_G); adjacency is [cause, effect]."""
+def graph_loss(logits: Tensor, adjacency: Tensor, shares: Tensor | None = None) -> Tensor:
+    """Cross-entropy of none, forward, backward over unordered pairs (the paper's L_G); adjacency is [cause, effect].
+
+    The mean over graphs, or the sum with a share of each.
+    """
     n = adjacency.shape[-1]
     classes = adjacency.long() + 2 * adjacency.mT.long()
     upper = torch.ones(n, n, dtype=torch.bool, device=logits.device).triu(1)
-    return F.cross_entropy(logits[:, upper].reshape(-1, 3), classes[:, upper].reshape(-1))
+    given, wanted = logits[:, upper].reshape(-1, 3), classes[:, upper].reshape(-1)
+    if shares is None:
+        return F.cross_entropy(given, wanted)
+    each = F.cross_entropy(given, wanted, reduction="none").reshape(len(shares), -1)
+    return (each.mean(1) * shares).sum()

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from causcade.nn.differential import Differential, graph_loss, target_loss
+from causcade.nn.differential import Differential
 from causcade.nn.pair_stream import pair_loss
 from causcade.pretrain.graph_task import GraphTask
 from causcade.pretrain.items import Sample, make_item, make_samples
+from causcade.pretrain.pair_inputs import pair_inputs
 from causcade.pretrain.recipe import Recipe
 from causcade.pretrain.target_items import PairBatch, TargetScreen, from_shifts, from_target_screen, measure_screen
-from causcade.set_inputs import pair_input, set_input
 from causcade.simulate.episodes import draw_screen
 from causcade.simulate.shifts import draw_shifts
 
@@ -169,26 +169,7 @@ def pair_batch_loss(
     device: torch.device,
 ) -> Tensor:
     """L_I (sum over genes, per ten) + ``graph_weight`` x L_G of batches over the same number of genes."""
-    controls = set_input([b.control for b in batches], n_subsets, rng).to(device)
-    perturbed = set_input([s for b in batches for s in b.perturbed], n_subsets, rng).to(device)
-    contrasts, node = (torch.cat(t) for t in zip(*(pair_input(b.control, b.perturbed) for b in batches), strict=True))
-    owner = torch.arange(len(batches)).repeat_interleave(torch.tensor([len(b.perturbed) for b in batches]))
-    generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
-    code = net.draw_codes(len(batches), node.shape[1], generator)
-    with _in_half(device):
-        before = net.encode(controls, code)
-        after = net.encode(perturbed, None if code is None else code[owner.to(device)])
-        logits = net.compare(before[owner.to(device)], after, contrasts.to(device), node.to(device))
-        edges = net.edges(before)
-    targets = torch.cat([b.targets for b in batches]).to(device)
-    # per gene as in the paper, but the more genes, the rarer a target: the sum keeps its weight
-    loss = target_loss(logits.float(), targets) * (targets.shape[1] / 10)
-    graphs = [b.adjacency for b in batches]
-    if graph_weight and all(g is not None for g in graphs):
-        loss = loss + graph_weight * graph_loss(
-            edges.float(), torch.stack([g for g in graphs if g is not None]).to(device)
-        )
-    return loss
+    return pair_inputs(batches, n_subsets, rng).loss(net, graph_weight, device)
 
 
 def _shares(weights: dict[str, float]) -> np.ndarray:

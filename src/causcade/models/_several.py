@@ -1,0 +1,161 @@
+"""Training in several processes, one on each device, through Lightning's DDP."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from scvi.train import LoudEarlyStopping
+from torch.multiprocessing import ProcessRaisedException
+
+if TYPE_CHECKING:
+    from scvi.train import TrainRunner
+
+    from causcade.models._plan import Plan
+
+__all__ = ["LOGGERS", "Several", "ignore_notices", "several"]
+
+LOGGERS = ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric")
+_STOPPING = ("monitor", "min_delta", "patience", "mode", "warmup_epochs")
+
+
+def ignore_notices() -> None:
+    """Filter Lightning's and scvi-tools' notices on hardware and workers; what is said here is said to users once."""
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", "GPU available but not used.*")
+    warnings.filterwarnings("ignore", "early_stopping was automatically disabled due to the use of DDP")
+
+
+class _Strategy(DDPStrategy):
+    """DDP that is quiet in the processes it starts, too."""
+
+    def __init__(self, *, unused: bool) -> None:
+        # a notebook cannot be imported anew, which is what "spawn" does
+        self.forks = hasattr(sys, "ps1")
+        super().__init__(start_method="fork" if self.forks else "spawn", find_unused_parameters=unused)
+
+    def setup_environment(self) -> None:
+        if self.forks:
+            torch.set_num_threads(1)  # threads of the process it was forked from are not there
+        ignore_notices()
+        for name in LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        super().setup_environment()
+
+
+@dataclass(frozen=True)
+class Several:
+    """Training in several processes.
+
+    Attributes
+    ----------
+    folder
+        Losses and last state, for the process that waits.
+    settings
+        Arguments of the trainer.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+
+    @property
+    def snapshot(self) -> Path:
+        """State after the last whole epoch."""
+        return self.folder / "state.pt"
+
+    @contextmanager
+    def watch(self, runner: TrainRunner, plan: Plan) -> Iterator[None]:
+        """End all processes with this one; take over what they learned, and say what they failed of.
+
+        Raises
+        ------
+        RuntimeError
+            If a process failed.
+        """
+        plan.snapshot = self.snapshot
+        if not runner.trainer.checkpoint_callback:
+            runner.trainer._model = None  # would be sent to every process, with all cells
+        try:
+            yield
+        except ProcessRaisedException as error:
+            msg = str(error).strip().splitlines()[-1].removeprefix("RuntimeError: ")
+            raise RuntimeError(msg) from error
+        except BaseException:
+            if self.snapshot.exists():
+                kept = torch.load(self.snapshot, weights_only=True)
+                plan.load_state_dict(kept["plan"])
+                runner.model.history_ = _longer(runner.model.history_ or {}, kept["losses"])
+            raise
+        finally:
+            plan.snapshot = None
+            for process in getattr(runner.trainer.strategy.launcher, "procs", ()):
+                if process.is_alive():
+                    os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+                process.join()
+
+
+def _longer(history: dict[str, pd.DataFrame], losses: dict[str, list[float]]) -> dict[str, pd.DataFrame]:
+    """Losses of further epochs, as scvi-tools keeps them."""
+    out = dict(history)
+    for name, values in losses.items():
+        all_values = [*out[name][name], *values] if name in out else values
+        out[name] = pd.DataFrame({name: all_values}, index=pd.RangeIndex(len(all_values), name="epoch"))
+    return out
+
+
+@contextmanager
+def several(settings: dict[str, Any], devices: list[str], *, unused: bool) -> Iterator[Several]:
+    """Arguments of the trainer for several processes.
+
+    Parameters
+    ----------
+    settings
+        Arguments for one process. ``strategy`` may be one of four names of DDP.
+    devices
+        Names of the devices.
+    unused
+        Some steps do not depend on all parameters.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    settings = dict(settings)
+    strategy = settings.pop("strategy", None)
+    if strategy is None:
+        strategy = _Strategy(unused=unused)
+    elif strategy in ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook"):
+        strategy += "_find_unused_parameters_true" * unused
+    else:
+        msg = f"strategy must be 'ddp', 'ddp_spawn', 'ddp_fork' or 'ddp_notebook' to train on several devices, not {strategy!r}."
+        raise ValueError(msg)
+    stopping = {name: settings.pop(f"early_stopping_{name}", None) for name in _STOPPING}
+    if settings.pop("early_stopping", False):  # scvi-tools turns its own off; here all processes see the same loss
+        chosen = {"min_delta": 0.0, "mode": "min", "warmup_epochs": 0}
+        chosen |= {name: value for name, value in stopping.items() if value is not None}
+        settings["callbacks"] = [*settings.get("callbacks", []), LoudEarlyStopping(**chosen)]
+    with tempfile.TemporaryDirectory(prefix="causcade") as folder:
+        yield Several(
+            Path(folder),
+            {
+                "log_save_dir": folder,  # the losses come back through a file
+                **settings,
+                "strategy": strategy,
+                "use_distributed_sampler": False,  # every process draws the same steps, and takes its share of each
+                "accelerator": "cpu" if devices[0] == "cpu" else "gpu",
+                "devices": len(devices) if devices[0] == "cpu" else [int(d.partition(":")[2]) for d in devices],
+            },
+        )

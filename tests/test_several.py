@@ -1,0 +1,114 @@
+"""Training in several processes: a real run of two on the CPU, and what Lightning is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch.strategies import DDPStrategy
+
+from causcade.models import TCD
+from causcade.models._several import several
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """All runs in one process of its own, which can fork: nothing else runs in it."""
+    folder = tmp_path_factory.mktemp("ddp")
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "ddp_script.py")],
+        capture_output=True, text=True, cwd=folder, env=env, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert list(folder.iterdir()) == []  # no logs where the user works
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+@forks
+@pytest.mark.parametrize("name", ["TCD", "CDN", "AVICI"])
+def test_two_processes_learn_what_one_does(ran: dict[str, Any], name: str) -> None:
+    """The same losses, weights, steps and multiplier, also in a second call; the waiting process has them all."""
+    two, one = ran[name]
+    assert two["trained"] and two["steps"] == one["steps"] == 9
+    for kind in ("train_loss", "validation_loss"):
+        assert len(two["losses"][kind]) == 3
+        assert two["losses"][kind] == pytest.approx(one["losses"][kind], rel=1e-4)
+    assert two["size"] == pytest.approx(one["size"], rel=1e-4)
+    if name == "AVICI":
+        assert one["dual"]["calls"] == 9 and one["dual"]["weight"] > 0
+        assert two["dual"] == pytest.approx(one["dual"], rel=1e-4)
+
+
+@forks
+def test_early_stopping_stops_all_processes(ran: dict[str, Any]) -> None:
+    losses = ran["stopped"]["losses"]["validation_loss"]
+    assert 2 <= len(losses) < 5 and losses[-1] >= min(losses[:-1])
+    assert ran["stopped"]["steps"] == 3 * len(losses)
+
+
+@forks
+def test_loss_that_is_not_finite_is_told_by_the_waiting_process(ran: dict[str, Any]) -> None:
+    assert ran["broken"] == "The training loss became nan at step 0. Lower lr (now 0.01)."
+
+
+@forks
+def test_ctrl_c_leaves_the_epochs_that_were_done(ran: dict[str, Any]) -> None:
+    """And the next Ctrl-C is heard."""
+    left = ran["interrupted"]
+    assert left["heard"] and left["trained"]
+    n = len(left["losses"]["train_loss"])
+    assert 2 <= n < 100 and left["steps"] == 3 * n  # whole epochs
+
+
+# --- what Lightning is told -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("notebook", [False, True])
+def test_processes_start_in_the_way_that_is_possible(monkeypatch: pytest.MonkeyPatch, *, notebook: bool) -> None:
+    monkeypatch.delattr(sys, "ps1", raising=False)
+    if notebook:
+        monkeypatch.setattr(sys, "ps1", ">", raising=False)
+    with several({}, ["cpu", "cpu"], unused=True) as how:
+        strategy = how.settings["strategy"]
+        assert isinstance(strategy, DDPStrategy) and strategy._start_method == ("fork" if notebook else "spawn")
+        assert strategy._ddp_kwargs == {"find_unused_parameters": True}
+        assert (how.settings["accelerator"], how.settings["devices"]) == ("cpu", 2)
+        assert how.settings["use_distributed_sampler"] is False
+        assert Path(how.settings["log_save_dir"]).is_dir()
+    assert not how.folder.exists()
+
+
+def test_arguments_of_the_trainer_are_kept() -> None:
+    given: dict[str, Any] = {"strategy": "ddp", "precision": "bf16-mixed", "log_save_dir": "logs"}
+    given |= {"early_stopping": True, "early_stopping_monitor": "validation_loss", "early_stopping_patience": 3}
+    with several(given, ["cuda:1", "cuda:3"], unused=False) as how:
+        chosen = how.settings
+    assert (chosen["accelerator"], chosen["devices"]) == ("gpu", [1, 3])
+    assert (chosen["strategy"], chosen["precision"], chosen["log_save_dir"]) == ("ddp", "bf16-mixed", "logs")
+    (stopping,) = chosen["callbacks"]
+    assert (stopping.monitor, stopping.patience, stopping.mode) == ("validation_loss", 3, "min")
+    assert "early_stopping" not in chosen and given["early_stopping"]
+    with several({"strategy": "ddp_fork"}, ["cpu", "cpu"], unused=True) as how:
+        assert how.settings["strategy"] == "ddp_fork_find_unused_parameters_true"
+
+
+def test_refuses_what_is_no_ddp(screen: Any) -> None:
+    TCD.setup_anndata(screen)
+    model = TCD(screen, width=8, layers=1, heads=1, hidden=8)
+    with pytest.raises(ValueError, match=r"strategy must be 'ddp', .* not 'fsdp'"):
+        model.train(1, devices=[0, 1], accelerator="cpu", strategy="fsdp", progress_bar=False)
+    assert not model.is_trained
+    with pytest.raises(ValueError, match=r"different numbers of devices, such as \[0, 1\], not \[0, 0\]"):
+        model.train(1, devices=[0, 0], accelerator="cpu")
