@@ -27,7 +27,7 @@ def needed(caplog, check) -> float:
     return float(re.search(r"need about ([\d,.]+) GB", caplog.messages[-1])[1].replace(",", "")) * 1e9
 
 
-@pytest.mark.parametrize("n_targets", [None, 20, 3000])
+@pytest.mark.parametrize("n_targets", [None, 20, 5000])
 @pytest.mark.parametrize(("n_half", "n_null"), [(0, 0), (4, 0), (0, 100)])
 def test_as_many_genes_as_the_message_says_fit(free, n_targets, n_half, n_null):
     how = {"n_half": n_half, "n_null": n_null}
