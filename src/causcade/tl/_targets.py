@@ -168,8 +168,7 @@ def targets(
     if is_gim(model):
         given: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "n_null": n_null, "masked": masked}
         given |= {"groups": groups, "candidates": _candidate_names(candidates), "resume": resume}
-        scores, result = score_by_gim(adata, model, perturbations, given)
-        _write(adata, key_added, scores, result)
+        _write(adata, key_added, *score_by_gim(adata, model, perturbations, given))
         return
     _check_question(perturbations, groups, groupby, masked)
     settings = TargetSettings(
@@ -187,8 +186,7 @@ def targets(
     layer, values, batch_key, regimes_key = as_set_up(model, adata, layer, values, batch_key, regimes_key)
     how: dict[str, Any] = {"layer": layer, "values": values, "batch_key": batch_key}
     screen, pairs = _read(adata, perturbations, groups, groupby, regimes_key, how)
-    chosen: Any = names if isinstance(names, str) else screen.find(names)
-    settings = replace(settings, candidates=chosen)
+    settings = replace(settings, candidates=_positions(names, screen))
     blocks = blocks_of(folder, "targets", screen, weights, settings, gen, perturbations=pairs.checksum())
     scores = score_targets(screen, pairs, weights, settings, gen, blocks=blocks)
     params = _describe(how, settings, names)
@@ -229,6 +227,10 @@ def _candidate_names(candidates: Any) -> Any:
         msg = f"candidates must be 'auto', 'all', 'de' or at least two names of genes, not {candidates!r}."
         raise ValueError(msg)
     return names
+
+
+def _positions(names: Any, screen: ScreenData) -> Any:
+    return names if isinstance(names, str) else screen.find(names)
 
 
 def _read(
