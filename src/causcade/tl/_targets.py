@@ -114,7 +114,7 @@ def targets(
         A folder for what is finished, made if it is not there: if the call is cut short (Ctrl-C, a kill, a full disk),
         the same call goes on where it stood and gives the same bytes as an unbroken one. Blocks of another question
         (other data, model, arguments or `rng`) are refused. It is taken away when the scores are written. Needs a seed,
-        or a generator in the same state. Up to a few MB per perturbation; ``None`` = nothing is kept.
+        or a generator in the same state. Below 0.5 MB for each perturbation; ``None`` = nothing is kept.
     regimes_key
         ``key_added`` of :func:`causcade.pp.regimes`.
     key_added
