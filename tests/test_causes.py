@@ -267,9 +267,11 @@ def test_constant_genes_are_scored(screen, weights):
 
 
 def test_what_does_not_fit_in_memory_is_refused(screen, weights, monkeypatch, fingerprint):
-    monkeypatch.setattr("causcade.causes.free_memory", lambda: 32**2 * 200.0)
+    monkeypatch.setattr("causcade._device.free_memory", lambda: 32**2 * 200.0)
     before = fingerprint(screen)
-    with pytest.raises(ValueError, match=r"among 32 genes need about 0 GB.*up to about 29: adata\[:, genes\]"):
+    with pytest.raises(
+        ValueError, match=r"among 32 genes, with .* need about 0.0 GB.*up to about 29: adata\[:, genes\]"
+    ):
         run(screen, weights, [1], replace(QUIET, n_half=2))
     assert fingerprint(screen) == before
     run(screen, weights, [1])

@@ -20,10 +20,11 @@ TESTS = ROOT / "tests"
 # Who may import whom: a file imports its own level and those below. `__init__` and `demo` stand above all.
 LEVELS = {
     0: set(
-        "_checks _device _files _jit _keys _memory citests contrasts edge_inputs fusion metrics nn pairs set_inputs simulate splits stats unmixing".split()
+        "_blocks _checks _device _files _gram _halves _jit _keys citests contrasts edge_inputs fusion metrics nn pairs set_inputs simulate "
+        "splits stats unmixing".split()
     ),
     1: set(
-        "baselines comparisons ensemble expression networks nulls reference regimes reversal scoring screendata suggest summary".split()
+        "baselines comparisons ensemble expression memory networks nulls reference regimes reversal scoring screendata suggest summary".split()
     )
     | {"effect_baselines", "gimfit", "gracefit", "graph_baselines", "target_baselines"},
     2: set(

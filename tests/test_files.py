@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import save as to_safetensors
 
-from causcade import _files, models, pp, pretrained
+from causcade import _files, models, pp, pretrained, tl
 from causcade.pretrain import Recipe
 from causcade.pretrain.trainer import run
 
@@ -217,6 +218,41 @@ def test_training_that_is_killed_goes_on_as_if_nothing_had_happened(tmp_path: Pa
         assert [row[0::2] for row in again.log] == [row[0::2] for row in whole.log]
         weights = pretrained.load(folder)
         assert np.isfinite(mark_of(weights.net))
+
+
+@pytest.mark.parametrize("tool", ["causes", "targets"])
+def test_scoring_that_is_killed_goes_on_as_if_nothing_had_happened(
+    tool: str,
+    screen: Any,
+    tiny_weights: Path,
+    tiny_target_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed within the write of the second block, after it, and within the write of the fourth."""
+    monkeypatch.setattr("causcade.ensemble._TOGETHER", 4)
+    monkeypatch.setattr("causcade.targets._TOGETHER", 1)
+    how: dict[str, Any] = {"model": tiny_weights, "genes": "G01", "subset_size": 8, "n_half": 2}
+    if tool == "targets":
+        how = {
+            "model": tiny_target_weights,
+            "perturbations": [f"G{g:02d}" for g in range(4)],
+            "n_draws": 1,
+            "n_half": 0,
+        }
+    ask = functools.partial(getattr(tl, tool), progress_bar=False, **how)
+    whole, folder = screen.copy(), tmp_path / "kept"
+    ask(whole)
+    blocks = []
+    for step in (10, 3, 5):
+        code, killed = child(lambda at=step: (dies_at(at), ask(screen, resume=folder)))  # type: ignore[misc]
+        assert killed and code == -signal.SIGKILL
+        blocks.append(len(list(folder.glob("[!.]*.npz"))))
+    assert blocks == [1, 2, 3]
+    ask(screen, resume=folder)
+    for name, values in whole.varm.items():
+        assert screen.varm[name].tobytes() == values.tobytes()
+    assert not folder.exists()
 
 
 def test_files_wait_on_the_same_disk_as_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import logging
+from dataclasses import replace
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -9,8 +13,9 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from causcade import get, pp, tl
+from causcade import causes, get, pp, tl
 from causcade.pretrained import Weights, load
+from causcade.tl import _checks as checks
 from causcade.tl._checks import check_place, load_weights
 
 QUICK = {"n_half": 0, "progress_bar": False}
@@ -501,3 +506,213 @@ def test_few_cells_and_no_null_are_told(screen, tiny_target_weights):
     with pytest.warns(UserWarning, match="have no null.*G00"):
         tl.targets(few, batch_key="batch", n_null=1, key_added="t", **how)
     assert np.isnan(few.varm["t_fdr"]).all()
+
+
+# --- what is cut short goes on ----------------------------------------------------------------------------------------
+
+
+def ask_causes(adata, weights, **how) -> None:
+    given = {"subset_size": 8, "n_half": 2, "n_null": 2, "n_anchors": 2, "progress_bar": False}
+    tl.causes(adata, ["G01", "G05", "G09"], model=weights, **given | how)
+
+
+def ask_targets(adata, weights, **how) -> None:
+    given = {"n_draws": 2, "n_null": 2, "batch_key": "batch", "candidates": "de", "n_candidates": 6}
+    tl.targets(adata, model=weights, progress_bar=False, **given | how)
+
+
+@pytest.fixture
+def long_work(request, monkeypatch, tiny_weights, tiny_cell_weights):
+    """A question of many blocks, and what is called for each set of genes or draw of a perturbation."""
+    monkeypatch.setattr("causcade.ensemble._TOGETHER", 3)
+    monkeypatch.setattr("causcade.targets._TOGETHER", 2)
+    if request.param.startswith("causes"):
+        weights = tiny_weights if request.param == "causes" else tiny_cell_weights
+        name = "causcade.causes.pair_scorer" if request.param == "causes" else "causcade.causes.cell_scorer"
+        plain = {"causcade.causes.pair_scorer": causes.pair_scorer, "causcade.causes.cell_scorer": causes.cell_scorer}[
+            name
+        ]
+        return functools.partial(ask_causes, weights=weights), name, plain
+    how = {"candidates": "all"} if "all" in request.param else {}
+    return functools.partial(ask_targets, weights=Model(), **how), "causcade.targets.network_scorer", lambda *_: Shift()
+
+
+def stop_at(monkeypatch, name: str, plain, n: int) -> list[int]:
+    """Ctrl-C in the n-th score; the list counts them."""
+    seen = [0]
+
+    def watched(score):
+        def call(*args, **how):
+            if seen[0] == n:
+                raise KeyboardInterrupt
+            seen[0] += 1
+            return score(*args, **how)
+
+        return call
+
+    def scorer(*args, **how):
+        made = plain(*args, **how)
+        if not hasattr(made, "score"):
+            return watched(made)
+        monkeypatch.setattr(made, "score", watched(made.score))
+        return made
+
+    monkeypatch.setattr(name, scorer)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("long_work", "kind"),
+    [("causes", "generator"), ("causes of cells", "seed"), ("targets", "seed"), ("targets, all genes", "generator")],
+    indirect=["long_work"],
+)
+def test_interrupted_work_goes_on_with_the_same_bytes(
+    screen, long_work, monkeypatch, tmp_path, fingerprint, kind
+) -> None:
+    ask, name, plain = long_work
+    rng = (lambda: 3) if kind == "seed" else (lambda: np.random.Generator(np.random.MT19937(3)))
+    whole = screen.copy()
+    seen = stop_at(monkeypatch, name, plain, -1)
+    ask(whole, rng=rng())
+    every, before, made = seen[0], fingerprint(screen), 0
+    for stop in (every // 4, every // 4, 1):  # the last within the block it goes on with
+        seen = stop_at(monkeypatch, name, plain, stop)
+        with pytest.raises(KeyboardInterrupt):
+            ask(screen, rng=rng(), resume=tmp_path / "kept")
+        assert fingerprint(screen) == before
+        made += seen[0]
+    seen = stop_at(monkeypatch, name, plain, -1)
+    ask(screen, rng=rng(), resume=str(tmp_path / "kept"))
+    assert fingerprint(screen) == fingerprint(whole)
+    assert every <= made + seen[0] <= every + 3 * 8  # a block at most is made twice
+    assert not (tmp_path / "kept").exists()
+
+
+OTHERS = {
+    "rng": ({"rng": 4}, "rng"),
+    "draws": ({"n_draws": 3}, r"n_draws \(2, now 3\)"),
+    "null": ({"n_null": 1}, r"n_null \(2, now 1\)"),
+    "batches": ({"batch_key": None}, "data"),
+    "values": ({"values": "expression"}, "data"),
+}
+
+
+@pytest.mark.parametrize(
+    "case", [*OTHERS, "one count", "two genes swapped", "names", "weights", "asked", "the other tool"]
+)
+@pytest.mark.parametrize("tool", ["causes", "targets"])
+def test_blocks_of_another_question_are_refused(
+    screen, monkeypatch, tiny_weights, tmp_path, fingerprint, tool, case
+) -> None:
+    kept = tmp_path / "kept"
+    if tool == "causes":
+        ask, name, plain = (
+            functools.partial(ask_causes, weights=tiny_weights),
+            "causcade.causes.pair_scorer",
+            causes.pair_scorer,
+        )
+    else:
+        ask, name, plain = (
+            functools.partial(ask_targets, weights=Model()),
+            "causcade.targets.network_scorer",
+            lambda *_: Shift(),
+        )
+    stop_at(monkeypatch, name, plain, 20)
+    how = {"batch_key": "batch", "resume": kept}
+    with pytest.raises(KeyboardInterrupt):
+        ask(screen, **how)
+    files = sorted(p.name for p in kept.iterdir())
+    changed, text = OTHERS.get(case, ({}, "data"))
+    if case == "one count":
+        screen.X[7, 3] += 1
+    elif case == "two genes swapped":  # the same totals of cells
+        screen.X[:, [20, 21]] = screen.X[:, [21, 20]]
+    elif case == "names":
+        screen.var_names = [*screen.var_names[:-1], "other"]
+    elif case == "weights":
+        load = checks.load_weights
+        monkeypatch.setattr(f"causcade.tl._{tool}.load_weights", lambda *a: replace(load(*a), sha256="cd" * 32))
+        text = "model"
+    elif case == "asked":
+        text = "genes" if tool == "causes" else "perturbations"
+        ask = functools.partial(
+            tl.causes, genes="G02", subset_size=8, n_half=2, n_null=2, n_anchors=2, model=tiny_weights
+        )
+        if tool == "targets":
+            ask = functools.partial(ask_targets, weights=Model(), perturbations=["G02"])
+    elif case == "the other tool":
+        ask, text = (
+            (functools.partial(ask_targets, weights=Model()), "tool")
+            if tool == "causes"
+            else (functools.partial(ask_causes, weights=tiny_weights), "tool")
+        )
+    before = fingerprint(screen)
+    with pytest.raises(ValueError, match=f"holds blocks of another question; different: .*{text}"):
+        ask(screen, **how | changed)
+    assert fingerprint(screen) == before
+    assert sorted(p.name for p in kept.iterdir()) == files
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ({"resume": 3}, "resume must be a folder, or None to keep nothing, not 3"),
+        ({"resume": ""}, "resume must be a folder"),
+        ({"resume": "kept", "rng": None}, "resume needs the same random numbers again: pass a seed"),
+    ],
+)
+@pytest.mark.parametrize("ask", [ask_causes, ask_targets])
+def test_bad_folders(screen, tiny_weights, shift, ask, how, text, monkeypatch, tmp_path, fingerprint) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    before = fingerprint(screen)
+    with pytest.raises(ValueError, match=text):
+        ask(screen, tiny_weights if ask is ask_causes else shift, **how)
+    assert fingerprint(screen) == before
+    assert not list(Path().iterdir())
+
+
+def test_a_kept_answer_is_written_again_after_an_error_at_the_end(screen, tiny_weights, tmp_path, monkeypatch) -> None:
+    """Blocks are taken away only when the scores are in the AnnData."""
+    with monkeypatch.context() as patch:
+        patch.setattr("causcade.tl._causes._write", lambda *a, **k: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ask_causes(screen, tiny_weights, resume=tmp_path / "kept")
+    seen = stop_at(monkeypatch, "causcade.causes.pair_scorer", causes.pair_scorer, -1)
+    ask_causes(screen, tiny_weights, resume=tmp_path / "kept")
+    assert seen == [0]
+    assert not (tmp_path / "kept").exists()
+
+
+def test_two_processes_may_share_a_folder(screen, tiny_weights, tmp_path, monkeypatch, fingerprint) -> None:
+    """The second does the whole work while the first is at its fifth set, and takes the folder away."""
+    whole, other = screen.copy(), screen.copy()
+    ask_causes(whole, tiny_weights)
+    monkeypatch.setattr("causcade.ensemble._TOGETHER", 3)
+    calls, plain = itertools.count(), causes.pair_scorer
+
+    def scorer(*args, **how):
+        score = plain(*args, **how)
+
+        def call(*args):
+            if next(calls) == 4:
+                ask_causes(other, tiny_weights, resume=tmp_path / "kept")
+            return score(*args)
+
+        return call
+
+    monkeypatch.setattr(causes, "pair_scorer", scorer)
+    ask_causes(screen, tiny_weights, resume=tmp_path / "kept")
+    assert fingerprint(screen) == fingerprint(other) == fingerprint(whole)
+    assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("ask", [ask_causes, ask_targets])
+def test_memory_and_time_are_told(screen, tiny_weights, shift, ask, caplog) -> None:
+    with caplog.at_level(logging.INFO, logger="causcade"):
+        ask(screen, tiny_weights if ask is ask_causes else shift)
+    what = "Scores of causes among 32 genes" if ask is ask_causes else "Targets of 12 perturbations among 32 genes"
+    told = [m for m in caplog.messages if m.startswith(what)]
+    assert len(told) == 1 and "GB, and" in told[0] and told[0].endswith("are free.")
+    (time,) = (i for i, m in enumerate(caplog.messages) if m.endswith(" to go"))
+    assert time > caplog.messages.index(told[0])

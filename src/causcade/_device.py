@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-__all__ = ["free_memory", "pick_device", "pick_devices"]
+__all__ = ["check_memory", "free_memory", "pick_device", "pick_devices"]
+
+logger = logging.getLogger(__name__)
 
 
 def pick_device(accelerator: str = "auto", devices: int | str = "auto") -> str:
@@ -95,3 +98,28 @@ def free_memory() -> float:
     except (OSError, KeyError, ValueError):  # another system, or no limits
         return free
     return free
+
+
+def check_memory(need: float, work: str, advice: Callable[[float], str]) -> None:
+    """Refuse what the system would kill; log what is needed and free.
+
+    Parameters
+    ----------
+    need
+        Bytes.
+    work
+        What needs them, as a sentence begins.
+    advice
+        What to do instead, told the bytes that are free.
+
+    Raises
+    ------
+    ValueError
+        If it is more than is free.
+    """
+    free = free_memory()
+    told = f"{work} need about {need / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free."
+    if need > free:
+        msg = f"{told} {advice(free)}"
+        raise ValueError(msg)
+    logger.info(told)

@@ -8,8 +8,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["CONFIG", "TENSORS", "beside", "config_of", "into_place", "put", "put_pair"]
+__all__ = ["CONFIG", "TENSORS", "beside", "config_of", "into_place", "put", "put_pair", "writing"]
 
 TENSORS, CONFIG = "model.safetensors", "config.json"
 _NEXT = "config.next.json"
@@ -36,6 +37,21 @@ def beside(path: Path) -> Iterator[Path]:
         half.unlink(missing_ok=True)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to beside a path, moved there when all is on the disk: a reader sees the old one or the new one.
+
+    Parameters
+    ----------
+    path
+        Where; a file that is there is replaced.
+    """
+    with beside(path) as half, half.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def put(path: Path, data: bytes | str) -> None:
     """Write a file beside its place and move it there: a reader sees the old one or the new one.
 
@@ -51,10 +67,8 @@ def put(path: Path, data: bytes | str) -> None:
     OSError
         If it cannot be written; what was there is still there, and nothing else.
     """
-    with beside(path) as half, half.open("wb") as file:
+    with writing(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def put_pair(folder: Path, tensors: bytes, config: str) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from causcade import nulls
-from causcade._device import free_memory
+from causcade._blocks import Arrays, Blocks
 from causcade.baselines import popularity
-from causcade.ensemble import Ensemble, SetScore, score_pairs
+from causcade.ensemble import Ensemble, SetScore, n_sets, score_pairs
+from causcade.memory import check_causes
 from causcade.pairs import pair_features
 from causcade.pretrained import Weights
 from causcade.scoring import cell_scorer, pair_scorer
@@ -90,6 +93,7 @@ def score_causes(
     targets: NDArray[np.int64] | None,
     settings: Settings,
     rng: np.random.Generator,
+    blocks: Blocks | None = None,
 ) -> CauseScores:
     """Score the causes of some genes (or of all).
 
@@ -105,131 +109,162 @@ def score_causes(
         How to score.
     rng
         Deals genes, halves and permutations.
+    blocks
+        Where what is finished is kept; ``None`` = nowhere.
 
     Raises
     ------
     ValueError
-        If statistics of all pairs of genes do not fit in the memory that is free.
+        If statistics of all pairs of genes do not fit in the memory that is free, or there is nothing to permute.
     """
-    _check_memory(screen.n_genes, settings, every=targets is None)
+    run = _Run(screen, weights, targets, settings, rng, Blocks() if blocks is None else blocks)
+    run.check()
     logger.info("scoring causes with %s on %s", weights.label, settings.device)
-    wanted = np.arange(screen.n_genes) if targets is None else targets
+    start = time.monotonic()
     whole = screen.moments()
+    read = time.monotonic()
     stats = screen.stats(whole)
-    out = _ensemble(screen, stats, weights, targets, settings, rng, settings.n_draws)
+    run.plan(read - start, time.monotonic() - read)
+    out = run.scores(stats)
     mean, sd, count = out.mean, out.sd, out.count
     if weights.config["network"] == "pairs":
         if settings.n_half:
-            sd = _half_sample_spread(screen, whole, weights, targets, settings, rng)
-        elif screen.n_genes <= (settings.size or int(weights.config["subset"])):
+            sd = run.half_sample_spread(whole)
+        elif screen.n_genes <= run.size:
             sd = np.full_like(mean, np.nan)  # every draw is the same set
     elif screen.n_groups > 1:
         note = "batch_key has no effect on cell networks (preset 'paper'); only the baselines use it."
         warnings.warn(note, UserWarning, stacklevel=3)
-    pvalue = fdr = None
-    if settings.n_null:
-        pvalue, fdr = _against_null(screen, mean, weights, targets, settings, rng)
+    pvalue, fdr = run.against_null(mean) if settings.n_null else (None, None)
     z, perturbed = stats.z.numpy(), stats.perturbed.numpy()[:, None]
-    knockout = np.where(perturbed, z[:, wanted], np.nan).astype(np.float32)
+    knockout = np.where(perturbed, z[:, run.wanted], np.nan).astype(np.float32)
     footprint = np.where(perturbed, popularity(np.abs(z))[:, :1], np.nan).astype(np.float32)
-    return CauseScores(mean, sd, count, pvalue, fdr, knockout, footprint, stats.correlation.numpy()[:, wanted])
+    return CauseScores(mean, sd, count, pvalue, fdr, knockout, footprint, stats.correlation.numpy()[:, run.wanted])
 
 
-def _check_memory(n_genes: int, settings: Settings, *, every: bool) -> None:
-    """Refuse what the system would kill. Bytes for each pair of genes were measured with 2,000 to 8,000 genes."""
-    each = 180 + 60 * bool(settings.n_half or settings.n_null) + 40 * every
-    need, free = each * n_genes**2 / 1e9, free_memory() / 1e9
-    if need <= free:
-        return
-    msg = (
-        f"Scores of causes among {n_genes:,} genes need about {need:,.0f} GB for statistics of all pairs of genes, and {free:,.1f} GB are free. "
-        f"Take fewer genes, up to about {int((free * 1e9 / each) ** 0.5):,}: adata[:, genes], e.g. the perturbed and the most variable "
-        "(sc.pp.highly_variable_genes)."
-    )
-    raise ValueError(msg)
+@dataclass(frozen=True)
+class _Run:
+    """A screen while it is scored."""
 
+    screen: ScreenData
+    weights: Weights
+    targets: NDArray[np.int64] | None
+    settings: Settings
+    rng: np.random.Generator
+    blocks: Blocks
 
-def _set_score(
-    screen: ScreenData, stats: PairStats, weights: Weights, settings: Settings, rng: np.random.Generator
-) -> SetScore:
-    if weights.config["network"] == "pairs":
-        return pair_scorer(weights.net, pair_features(stats), device=settings.device)
-    values, codes = screen.cell_table(50, 5000, rng)
-    n_cells = int(weights.config["cells"])
-    single = torch.from_numpy(screen.single)
-    return cell_scorer(weights.net, values, codes, single, n_cells=n_cells, device=settings.device)
+    @property
+    def wanted(self) -> NDArray[np.int64]:
+        """Positions of the effect genes."""
+        return np.arange(self.screen.n_genes) if self.targets is None else self.targets
 
+    @property
+    def size(self) -> int:
+        """Genes in a set."""
+        return self.settings.size or int(self.weights.config["subset"])
 
-def _ensemble(
-    screen: ScreenData,
-    stats: PairStats,
-    weights: Weights,
-    targets: NDArray[np.int64] | None,
-    settings: Settings,
-    rng: np.random.Generator,
-    n_draws: int,
-) -> Ensemble:
-    return score_pairs(
-        _set_score(screen, stats, weights, settings, rng),
-        screen.n_genes,
-        targets=targets,
-        size=settings.size or int(weights.config["subset"]),
-        n_draws=n_draws,
-        n_anchors=settings.n_anchors,
-        stable=settings.stable,
-        rng=rng,
-        progress_bar=settings.progress_bar,
-    )
+    @property
+    def n_sets(self) -> int:
+        """Sets of genes in a draw, about."""
+        return n_sets(self.screen.n_genes, self.size, len(self.wanted), self.settings.n_anchors)
 
+    @property
+    def n_pairs(self) -> int:
+        """Pairs of halves."""
+        return -(-self.settings.n_half // 2) if self.weights.config["network"] == "pairs" else 0
 
-def _half_sample_spread(
-    screen: ScreenData,
-    whole: Moments,
-    weights: Weights,
-    targets: NDArray[np.int64] | None,
-    settings: Settings,
-    rng: np.random.Generator,
-) -> Floats:
-    """Approximate standard error of the scores, from complementary halves of the cells.
+    def check(self) -> None:
+        """Refuse what cannot be answered before anything is computed."""
+        n_targets, settings = None if self.targets is None else len(self.targets), self.settings
+        check_causes(self.screen.n_genes, n_targets, n_half=settings.n_half, n_null=settings.n_null)
+        if settings.n_null and not (self.screen.single >= 0).any():
+            msg = "n_null permutes perturbations, but no measured gene was perturbed alone; pass n_null=0."
+            raise ValueError(msg)
 
-    A quarter of the squared difference between two halves has the variance of the whole as its mean, were the score
-    linear in the data.  It is not: halves hold less evidence, which makes this too large rather than too small.
-    """
-    squares = []
-    for _ in range(-(-settings.n_half // 2)):
-        first, second = (
-            _ensemble(screen, screen.stats(half), weights, targets, settings, rng, 1).mean
-            for half in screen.halves(whole, rng)
+    def plan(self, read: float, computed: float) -> None:
+        """Tell how many sets of genes there are; `read` and `computed`: seconds of the first statistics."""
+        n_null, draws = self.settings.n_null, self.settings.n_draws
+        pairs = sum(not self.blocks.has(f"half-{pair}") for pair in range(self.n_pairs))
+        null = sum(not self.blocks.has(f"null-{draw}") for draw in range(n_null))
+        steps = self.n_sets * (draws + 2 * self.n_pairs + draws * n_null)
+        logger.info("%s sets of up to %s genes, and statistics %s times", f"{steps:,}", self.size, 1 + 2 * pairs + null)
+        self.blocks.plan(steps, extra=pairs * (read + 2 * computed) + null * (read + computed))
+
+    def scores(self, stats: PairStats) -> Ensemble:
+        """Scores of the screen."""
+
+        def make() -> Arrays:
+            out = self._ensemble(self.screen, stats, self.settings.n_draws, "scores")
+            return {"total": out.total, "square": out.square, "count": out.count}
+
+        steps = self.n_sets * self.settings.n_draws
+        made = self.blocks.take("scores", make, rng=self.rng, steps=steps)
+        return Ensemble(self.wanted, made["total"], made["square"], made["count"])
+
+    def _ensemble(self, screen: ScreenData, stats: PairStats, n_draws: int, name: str) -> Ensemble:
+        return score_pairs(
+            self._set_score(screen, stats),
+            screen.n_genes,
+            targets=self.targets,
+            size=self.size,
+            n_draws=n_draws,
+            n_anchors=self.settings.n_anchors,
+            stable=self.settings.stable,
+            rng=self.rng,
+            progress_bar=self.settings.progress_bar,
+            blocks=self.blocks,
+            name=name,
         )
-        squares.append((first - second) ** 2 / 4)
-    return np.sqrt(np.mean(squares, axis=0)).astype(np.float32)
 
+    def _set_score(self, screen: ScreenData, stats: PairStats) -> SetScore:
+        net, config, device = self.weights.net, self.weights.config, self.settings.device
+        if config["network"] == "pairs":
+            return pair_scorer(net, pair_features(stats), device=device)
+        values, codes = screen.cell_table(50, 5000, self.rng)
+        single = torch.from_numpy(screen.single)
+        return cell_scorer(net, values, codes, single, n_cells=int(config["cells"]), device=device)
 
-def _against_null(
-    screen: ScreenData,
-    observed: Floats,
-    weights: Weights,
-    targets: NDArray[np.int64] | None,
-    settings: Settings,
-    rng: np.random.Generator,
-) -> tuple[Floats, Floats]:
-    """Empirical p values and FDR against screens whose labels are permuted within groups.
+    def half_sample_spread(self, whole: Moments) -> Floats:
+        """Approximate standard error of the scores, from complementary halves of the cells.
 
-    Null scores are pooled over the causes of an effect, apart for causes that were perturbed and those that were not.
-    """
-    if not (screen.single >= 0).any():
-        msg = "n_null permutes perturbations, but no measured gene was perturbed alone; pass n_null=0."
-        raise ValueError(msg)
-    null = []
-    for _ in range(settings.n_null):
-        codes = nulls.permute_codes(screen.codes, groups=screen.groups, rng=rng).astype(np.int64)
-        permuted = replace(screen, codes=codes)  # the cell network reads its labels from there
-        null.append(_ensemble(permuted, permuted.stats(), weights, targets, settings, rng, settings.n_draws).mean)
-    wanted = np.arange(screen.n_genes) if targets is None else targets
-    keep = np.arange(screen.n_genes)[:, None] != wanted[None]
-    pvalue, fdr = np.ones_like(observed), np.ones_like(observed)
-    for stratum in ((screen.single >= 0)[:, None] & keep, (screen.single < 0)[:, None] & keep):
-        if stratum.any():
-            pvalue[stratum] = nulls.pooled_pvalues(observed, np.stack(null), keep=stratum)[stratum]
-            fdr[stratum] = nulls.empirical_fdr(observed, np.stack(null), keep=stratum)[stratum]
-    return pvalue, fdr
+        A quarter of the squared difference between two halves has the variance of the whole as its mean, were the score
+        linear in the data.  It is not: halves hold less evidence, which makes this too large rather than too small.
+        """
+        squares = []
+        for pair in range(self.n_pairs):
+            name = f"half-{pair}"
+            made = self.blocks.take(name, partial(self._square, whole, name), rng=self.rng, steps=2 * self.n_sets)
+            squares.append(made["square"])
+        return np.sqrt(np.mean(squares, axis=0)).astype(np.float32)
+
+    def _square(self, whole: Moments, name: str) -> Arrays:
+        screen = self.screen
+        first, second = (
+            self._ensemble(screen, screen.stats(half), 1, f"{name}-{side}").mean
+            for side, half in enumerate(screen.halves(whole, self.rng))
+        )
+        return {"square": (first - second) ** 2 / 4}
+
+    def against_null(self, observed: Floats) -> tuple[Floats, Floats]:
+        """Empirical p values and FDR against screens whose labels are permuted within groups.
+
+        Null scores are pooled over the causes of an effect, apart for causes that were perturbed and those that were not.
+        """
+        null, steps = [], self.n_sets * self.settings.n_draws
+        for draw in range(self.settings.n_null):
+            name = f"null-{draw}"
+            made = self.blocks.take(name, partial(self._permuted, name), rng=self.rng, steps=steps)
+            null.append(made["mean"])
+        single = self.screen.single
+        keep = np.arange(self.screen.n_genes)[:, None] != self.wanted[None]
+        pvalue, fdr = np.ones_like(observed), np.ones_like(observed)
+        for stratum in ((single >= 0)[:, None] & keep, (single < 0)[:, None] & keep):
+            if stratum.any():
+                pvalue[stratum] = nulls.pooled_pvalues(observed, np.stack(null), keep=stratum)[stratum]
+                fdr[stratum] = nulls.empirical_fdr(observed, np.stack(null), keep=stratum)[stratum]
+        return pvalue, fdr
+
+    def _permuted(self, name: str) -> Arrays:
+        codes = nulls.permute_codes(self.screen.codes, groups=self.screen.groups, rng=self.rng).astype(np.int64)
+        permuted = replace(self.screen, codes=codes)  # the cell network reads its labels from there
+        return {"mean": self._ensemble(permuted, permuted.stats(), self.settings.n_draws, name).mean}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from causcade._blocks import checksum
 from causcade.expression import read_expression
 from causcade.regimes import Regimes, from_adata, read_column
 from causcade.regimes.labels import Genes, as_text, shorten, suggest
@@ -50,6 +51,10 @@ class Comparisons:
     def __len__(self) -> int:
         """Return the number of sets."""
         return len(self.names)
+
+    def checksum(self) -> str:
+        """SHA-256 of all of it."""
+        return checksum([self.control, repr(self.names), *self.cells, *self.known])
 
     def usable(self, groups: Positions) -> Comparisons:
         """Leave out cells that share no group with a control, then sets of fewer than :data:`MIN_CELLS`.

@@ -9,15 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from causcade._blocks import Arrays, Blocks
+
 __all__ = ["Ensemble", "cover_pairs", "cover_targets", "n_sets", "score_pairs"]
 
 #: Scores one set of genes: ``(positions, generator) -> (len(positions), len(positions))`` scores ``[cause, effect]``.
 SetScore = Callable[[NDArray[np.int64], np.random.Generator], NDArray[np.float32]]
+
+_TOGETHER = 64  # sets in a block
 
 
 @dataclass
@@ -163,6 +169,8 @@ def score_pairs(
     stable: float | None = None,
     rng: np.random.Generator,
     progress_bar: bool = False,
+    blocks: Blocks | None = None,
+    name: str = "scores",
 ) -> Ensemble:
     """Score all pairs (cause, target) by an ensemble over random sets of genes.
 
@@ -188,6 +196,8 @@ def score_pairs(
         Deals the genes and is passed on to ``score``.
     progress_bar
         Show one.
+    blocks, name
+        Where finished scores are kept, as blocks ``name-...``.
 
     Returns
     -------
@@ -203,16 +213,36 @@ def score_pairs(
         raise ValueError(msg)
     wanted = np.arange(n_genes) if targets is None else np.asarray(targets)
     out, before = Ensemble.empty(n_genes, wanted), None
+    kept = Blocks() if blocks is None else blocks
     for draw in range(n_draws):
         anchors = _hubs(out, n_anchors) if n_anchors and draw else None
         sets = list(_cheaper_cover(n_genes, size, wanted, anchors, rng))
-        for genes in tqdm(sets, desc=f"draw {draw + 1}/{n_draws}", disable=not progress_bar):
-            out.add(genes, score(genes, rng))
+        with tqdm(total=len(sets), desc=f"draw {draw + 1}/{n_draws}", disable=not progress_bar) as bar:
+            for first in range(0, len(sets), _TOGETHER):
+                some = sets[first : first + _TOGETHER]
+                make = partial(_score_sets, score, some, rng, bar, kept)
+                made = kept.take(f"{name}-{draw}-{first}", make, rng=rng, steps=len(some))["scores"]
+                ends = np.cumsum([len(genes) ** 2 for genes in some])
+                for genes, flat in zip(some, np.split(made, ends[:-1]), strict=True):
+                    out.add(genes, flat.reshape(len(genes), -1))
+                bar.update(min(first + _TOGETHER, len(sets)) - bar.n)  # those that were there
         now = out.mean
         if stable is not None and before is not None and _rank_agreement(before, now) >= stable:
             break
         before = now
     return out
+
+
+def _score_sets(
+    score: SetScore, sets: list[NDArray[np.int64]], rng: np.random.Generator, bar: tqdm[Any], blocks: Blocks
+) -> Arrays:
+    """Scores of some sets, one after the other."""
+    made = []
+    for genes in sets:
+        made.append(np.ravel(score(genes, rng)))
+        bar.update()
+        blocks.step()
+    return {"scores": np.concatenate(made)}
 
 
 def _cheaper_cover(

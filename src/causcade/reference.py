@@ -14,7 +14,7 @@ from causcade import nulls
 from causcade.contrasts import Summary, summarise
 from causcade.target_baselines import RankSum
 
-__all__ = ["GroupLevels", "Reference", "Scorer", "Side", "choose_candidates", "level_groups"]
+__all__ = ["GroupLevels", "Reference", "Scorer", "Side", "choose_candidates", "fixed_candidates", "level_groups"]
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -22,6 +22,7 @@ Positions = NDArray[np.int64]
 
 _UNCHANGED = 2.0  # |z| of the rank-sum test below which a gene counts as unchanged
 _PREDICTORS, _DONORS, _RIDGE = 100, 5, 0.1
+_MOST = 5_000  # candidates that are scored together: memory grows with their square
 _ALPHA = 0.05  # of the adjusted p values of differentially expressed genes
 
 
@@ -219,3 +220,40 @@ def choose_candidates(wilcoxon: NDArray[np.floating], lfc: NDArray[np.floating],
         others = np.setdiff1d(np.arange(len(z)), top)
         top = np.concatenate([top, others[np.argsort(-size[others], kind="stable")][:missing]])
     return np.sort(top).astype(np.int64)
+
+
+def fixed_candidates(asked: str | Positions, most: int, n_genes: int) -> Positions | None:
+    """Candidates that are the same for all comparisons.
+
+    Parameters
+    ----------
+    asked
+        ``"all"`` genes, ``"de"``, ``"auto"`` (all, if there are at most `most`), or positions of genes.
+    most
+        Most candidates where they are chosen for each comparison.
+    n_genes
+        Number of genes.
+
+    Returns
+    -------
+    Positions, or None if they are chosen for each.
+
+    Raises
+    ------
+    ValueError
+        If the word is unknown, or there are fewer than 2 or too many.
+    """
+    if not isinstance(asked, str):
+        fixed = np.asarray(asked, dtype=np.int64)
+    elif asked == "all" or (asked == "auto" and n_genes <= most):
+        fixed = np.arange(n_genes)
+    elif asked in ("auto", "de"):
+        fixed = None
+    else:
+        msg = f"candidates must be 'auto', 'all', 'de' or positions of genes, not {asked!r}."
+        raise ValueError(msg)
+    n = most if fixed is None else len(fixed)
+    if not 2 <= n <= _MOST:
+        msg = f"{n:,} candidates: at least 2 and at most {_MOST:,} can be scored together (candidates=, n_candidates=)."
+        raise ValueError(msg)
+    return fixed

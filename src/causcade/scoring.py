@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from causcade._memory import Halves
+from causcade._halves import Halves
 from causcade.contrasts import Summary, node_features
 from causcade.ensemble import SetScore
 from causcade.nn.avici import Avici

@@ -6,13 +6,14 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from causcade import _keys
+from causcade._blocks import checksum
 from causcade.expression import Expression, is_summary, read_expression
 from causcade.regimes import Regimes, from_adata
 from causcade.regimes.labels import as_text, suggest
@@ -76,6 +77,15 @@ class ScreenData:
     def n_control(self) -> int:
         """Number of control cells of the whole screen."""
         return int((self.codes == 0).sum())
+
+    def checksum(self) -> str:
+        """SHA-256 of all that scores depend on: names of genes, regimes and groups of cells, and their values."""
+        return checksum(self._parts())
+
+    def _parts(self) -> Iterator[NDArray[Any] | str]:
+        yield f"{self.values} {self.n_regimes}"
+        yield from (self.genes, self.codes, self.groups, self.single, self.source.total_counts)
+        yield from (block for _, block in self.source.blocks())
 
     def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
         """Log-normalised values, block by block, in the order of the cells; kept in memory when they fit."""

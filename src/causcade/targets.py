@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 from zlib import crc32
 
@@ -14,9 +15,11 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from causcade import nulls
+from causcade._blocks import Arrays, Blocks
 from causcade.comparisons import MIN_CELLS, Comparisons
 from causcade.fusion import fuse, rank_features, stack_methods
-from causcade.reference import Reference, Scorer, Side, choose_candidates
+from causcade.memory import check_targets
+from causcade.reference import Reference, Scorer, Side, choose_candidates, fixed_candidates
 from causcade.regimes.labels import shorten
 from causcade.scoring import target_scorer
 
@@ -30,10 +33,11 @@ logger = logging.getLogger(__name__)
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Positions = NDArray[np.int64]
+Halves = tuple[NDArray[np.bool_], Reference]  # which controls are set aside, and the others
 
 _FEW = 5  # cells of a perturbation below which there is a warning
 _WHOLE = 10_000  # genes of which all pairs of the controls may be kept (0.8 GB)
-_MOST = 5_000  # candidates that are scored together: memory grows with their square
+_TOGETHER = 8  # perturbations in a block
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ def score_targets(
     rng: np.random.Generator,
     *,
     scorer: Scorer | None = None,
+    blocks: Blocks | None = None,
 ) -> TargetScores:
     """Score, for every set of cells, each gene as a target of what made it differ from the controls.
 
@@ -146,11 +151,13 @@ def score_targets(
         Decides draws, samples and splits.
     scorer
         What to score with, instead of the network of `weights`.
+    blocks
+        Where what is finished is kept; ``None`` = nowhere.
 
     Raises
     ------
     ValueError
-        If there are too many candidates, too few controls for a null, or nothing to mask.
+        If there are too many candidates, too few controls for a null, nothing to mask, or not enough memory.
     """
     if scorer is None:
         if weights is None:
@@ -162,13 +169,8 @@ def score_targets(
         raise ValueError(msg)
     label = type(scorer).__name__ if weights is None else weights.label
     logger.info("scoring targets of %s perturbations with %s on %s", f"{len(pairs):,}", label, settings.device)
-    run = _Run(screen, pairs, settings, scorer, int(rng.integers(2**63)))
-    with tqdm(total=len(run.pairs) * (1 + settings.n_null), desc="targets", disable=not settings.progress_bar) as bar:
-        results = []
-        for i in range(len(run.pairs)):
-            results.append(run.compare(i))
-            bar.update()
-        null = run.null([r.genes for r in results], bar) if settings.n_null else None
+    run = _Run(screen, pairs, settings, scorer, int(rng.integers(2**63)), Blocks() if blocks is None else blocks)
+    results, null = run.all()
     _warn(run, null)
     fusion = None if weights is None else weights.config.get("fusion")
     return _gather(run.pairs, screen.n_genes, settings.n_draws, results, null, fusion)
@@ -203,15 +205,32 @@ class _Run:
     """A screen while it is scored."""
 
     def __init__(
-        self, screen: ScreenData, pairs: Comparisons, settings: TargetSettings, scorer: Scorer, base: int
+        self,
+        screen: ScreenData,
+        pairs: Comparisons,
+        settings: TargetSettings,
+        scorer: Scorer,
+        base: int,
+        blocks: Blocks,
     ) -> None:
-        self.screen, self.settings, self.scorer, self.base = screen, settings, scorer, base
-        self.fixed = _fixed_candidates(settings, screen.n_genes)
+        self.screen, self.settings, self.scorer, self.base, self.blocks = screen, settings, scorer, base, blocks
+        self.fixed = fixed_candidates(settings.candidates, settings.n_candidates, screen.n_genes)
         control = self._sample(pairs.control, "control")
         self.pairs = replace(pairs, control=control).usable(screen.groups)
+        many = len(self.pairs) > (screen.n_genes / settings.n_candidates) ** 2
+        self.whole_pays = self.fixed is None and screen.n_genes <= _WHOLE and many
+        n_candidates = settings.n_candidates if self.fixed is None else len(self.fixed)
+        check_targets(
+            screen, self.pairs, n_candidates=n_candidates, n_half=settings.n_half, n_null=settings.n_null,
+            max_cells=settings.max_cells, whole=self.whole_pays,
+        )  # fmt: skip
         self.raw, self.raw_groups = screen.rows(control), screen.groups[control]
         self.whole = self._reference(np.ones(len(control), dtype=bool))
         self.halves = [self._control_halves(h) for h in range(-(-settings.n_half // 2))]
+        if settings.n_null and len(self.raw) < 2 * MIN_CELLS:
+            msg = f"A null splits the controls, but there are only {len(self.raw)}; pass n_null=0."
+            raise ValueError(msg)
+        self.cost = settings.n_draws + 2 * len(self.halves)  # passes of the network for a comparison
 
     def stream(self, *what: str | int) -> np.random.Generator:
         """Randomness of one step, the same whatever else is asked for."""
@@ -224,10 +243,8 @@ class _Run:
 
     def _reference(self, keep: NDArray[np.bool_]) -> Reference:
         """Reference of some of the controls."""
-        n_genes, settings = self.screen.n_genes, self.settings
-        worth_it = len(self.pairs) > (n_genes / settings.n_candidates) ** 2 and n_genes <= _WHOLE
         raw = self.raw if keep.all() else self.raw[keep]
-        return Reference(raw, self.raw_groups[keep], self.scorer, self.fixed, whole=worth_it)
+        return Reference(raw, self.raw_groups[keep], self.scorer, self.fixed, whole=self.whole_pays)
 
     def _cells(self, i: int) -> Positions:
         return self._sample(self.pairs.cells[i], self.pairs.names[i])
@@ -269,26 +286,62 @@ class _Run:
             squares.append((first - second) ** 2 / 4)
         return np.asarray(np.sqrt(np.mean(squares, axis=0)))
 
-    def null(self, genes: list[Positions], bar: tqdm[Any]) -> list[list[Doubles]]:
-        """Per comparison the scores of controls that take the place of its cells, one array per split.
+    def all(self) -> tuple[list[_Result], list[list[Doubles]] | None]:
+        """Score all sets of cells, and per set controls that take its place, one array per split."""
+        n, n_null, n_draws = len(self.pairs), self.settings.n_null, self.settings.n_draws
+        self.blocks.plan(n * (self.cost + n_null * n_draws))
+        with tqdm(total=n * (1 + n_null), desc="targets", disable=not self.settings.progress_bar) as bar:
+            results: list[_Result] = []
+            for some in self._slices():
+                make = partial(self._compare_some, some, bar)
+                made = self.blocks.take(f"targets-{some[0]}", make, steps=len(some) * self.cost)
+                results += [_Result(**{f.name: made[f"{f.name}_{i}"] for f in fields(_Result)}) for i in some]
+                bar.update(len(results) - bar.n)  # those that were there
+            null: list[list[Doubles]] = [[] for _ in results]
+            for split in range(n_null):
+                halves = cache(partial(self._split, split))  # made when the first is asked for
+                for some in self._slices():
+                    make = partial(self._null_some, some, split, halves, results, bar)
+                    made = self.blocks.take(f"null-{split}-{some[0]}", make, steps=len(some) * n_draws)
+                    for i in some:
+                        null[i] += [made[str(i)]] if str(i) in made else []
+                    bar.update((1 + split) * n + some[-1] + 1 - bar.n)
+        return results, null if n_null else None
+
+    def _slices(self) -> Iterator[range]:
+        for first in range(0, len(self.pairs), _TOGETHER):
+            yield range(first, min(first + _TOGETHER, len(self.pairs)))
+
+    def _compare_some(self, some: range, bar: tqdm[Any]) -> Arrays:
+        out: Arrays = {}
+        for i in some:
+            out |= {f"{name}_{i}": values for name, values in vars(self.compare(i)).items()}
+            bar.update()
+            self.blocks.step(self.cost)
+        return out
+
+    def _null_some(
+        self, some: range, split: int, halves: Callable[[], Halves], results: list[_Result], bar: tqdm[Any]
+    ) -> Arrays:
+        """Scores of controls that take the place of cells.
 
         Half of the controls of every group are set aside; from them every comparison draws as many cells as it has in
         that group, as far as there are. Candidates are chosen anew, and there are as many of them.
         """
-        if len(self.raw) < 2 * MIN_CELLS:
-            msg = f"A null splits the controls, but there are only {len(self.raw)}; pass n_null=0."
-            raise ValueError(msg)
-        out: list[list[Doubles]] = [[] for _ in genes]
-        for split in range(self.settings.n_null):
-            aside = self._set_aside(self.stream("null", split))
-            rest = self._reference(~aside)
-            for i, name in enumerate(self.pairs.names):
-                rng = self.stream("null", split, name)
-                cells = self._pretend(i, aside, rng)
-                if len(cells) >= MIN_CELLS:
-                    out[i].append(self._null_score(rest, i, cells, genes[i], rng))
-                bar.update()
+        aside, rest = halves()
+        out: Arrays = {}
+        for i in some:
+            rng = self.stream("null", split, self.pairs.names[i])
+            cells = self._pretend(i, aside, rng)
+            if len(cells) >= MIN_CELLS:
+                out[str(i)] = self._null_score(rest, i, cells, results[i].genes, rng)
+            bar.update()
+            self.blocks.step(self.settings.n_draws)
         return out
+
+    def _split(self, split: int) -> Halves:
+        aside = self._set_aside(self.stream("null", split))
+        return aside, self._reference(~aside)
 
     def _set_aside(self, rng: np.random.Generator) -> NDArray[np.bool_]:
         aside = np.zeros(len(self.raw), dtype=bool)
@@ -311,26 +364,9 @@ class _Run:
         if self.fixed is None:
             lfc, z = rest.differences(values, groups)
             genes = choose_candidates(z, lfc, len(genes), len(genes))
+        else:
+            genes = self.fixed  # the same array: it is prepared
         return np.asarray(rest.side.score(values, genes, self.settings.n_draws, rng).mean(0))
-
-
-def _fixed_candidates(settings: TargetSettings, n_genes: int) -> Positions | None:
-    """Candidates that are the same for all perturbations, or None."""
-    asked = settings.candidates
-    if not isinstance(asked, str):
-        fixed = np.asarray(asked, dtype=np.int64)
-    elif asked == "all" or (asked == "auto" and n_genes <= settings.n_candidates):
-        fixed = np.arange(n_genes)
-    elif asked in ("auto", "de"):
-        fixed = None
-    else:
-        msg = f"candidates must be 'auto', 'all', 'de' or positions of genes, not {asked!r}."
-        raise ValueError(msg)
-    n = settings.n_candidates if fixed is None else len(fixed)
-    if not 2 <= n <= _MOST:
-        msg = f"{n:,} candidates: at least 2 and at most {_MOST:,} can be scored together (candidates=, n_candidates=)."
-        raise ValueError(msg)
-    return fixed
 
 
 def _gather(

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from causcade._checks import generator
 from causcade._device import pick_device
-from causcade._memory import Halves
+from causcade._halves import Halves
 from causcade.gimfit._environments import Environments
 from causcade.gimfit._result import GimFit
 from causcade.nn.gim import Cells, Gim, GimConfig

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from causcade._checks import at_least, generator
 from causcade._device import pick_device
-from causcade._memory import Halves
+from causcade._halves import Halves
 from causcade.gracefit._cells import PairedCells, Step, hold_out, steps
 from causcade.gracefit._start import start_of
 from causcade.nn._gracevae_interventions import TableInterventions

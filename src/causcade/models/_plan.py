@@ -11,7 +11,7 @@ import lightning.pytorch as lightning
 import torch
 from torch import Tensor, distributed
 
-from causcade._memory import Halves
+from causcade._halves import Halves
 
 if TYPE_CHECKING:
     from causcade.models._module import NetModule

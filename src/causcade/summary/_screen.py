@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +57,11 @@ class SummaryScreen(ScreenData):
     def n_groups(self) -> int:
         """Number of groups, those without a kept cell included."""
         return self.stored.n_batches if self._grouped else 1
+
+    def _parts(self) -> Iterator[NDArray[Any] | str]:
+        yield from super()._parts()
+        s = self.stored
+        yield from (s.cells, s.totals, s.value, s.square, s.nonzero, self.raw, self.keys)
 
     @property
     def n_control(self) -> int:

@@ -15,7 +15,16 @@ from causcade._device import pick_device
 from causcade.causes import CauseScores, Settings, score_causes
 from causcade.pp import _store
 from causcade.screendata import Values, read_screen
-from causcade.tl._checks import as_set_up, check_place, check_stable, load_weights, names_of, seed_of
+from causcade.tl._checks import (
+    as_set_up,
+    blocks_of,
+    check_place,
+    check_resume,
+    check_stable,
+    load_weights,
+    names_of,
+    seed_of,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -45,6 +54,7 @@ def causes(
     accelerator: str = "auto",
     devices: int | str = "auto",
     rng: int | np.random.Generator | None = 0,
+    resume: str | Path | None = None,
     regimes_key: str = _keys.REGIMES,
     key_added: str = _keys.CAUSES,
     progress_bar: bool = True,
@@ -93,6 +103,11 @@ def causes(
         ``"auto"``, ``"cpu"`` or ``"cuda"``, and the number of the device.
     rng
         Seed or generator; decides sets, half-samples and permutations. The same seed gives the same result.
+    resume
+        A folder for what is finished, made if it is not there: if the call is cut short (Ctrl-C, a kill, a full disk),
+        the same call goes on where it stood and gives the same bytes as an unbroken one. Blocks of another question
+        (other data, model, arguments or `rng`) are refused. It is taken away when the scores are written. Needs a seed,
+        or a generator in the same state. Up to a few GB for all pairs of thousands of genes; ``None`` = nothing is kept.
     regimes_key
         ``key_added`` of :func:`causcade.pp.regimes`.
     key_added
@@ -149,12 +164,13 @@ def causes(
         progress_bar,
     )
     at_least(n_top, 1, "n_top")
-    gen = generator(rng)
+    gen, folder = generator(rng), check_resume(resume, rng)
     weights = load_weights(model, "TCD")
     layer, values, batch_key, regimes_key = as_set_up(model, adata, layer, values, batch_key, regimes_key)
     screen = read_screen(adata, layer=layer, values=values, batch_key=batch_key, regimes_key=regimes_key)
     targets = None if genes is None else screen.find(names_of(genes))
-    scores = score_causes(screen, weights, targets, settings, gen)
+    blocks = blocks_of(folder, "causes", screen, weights, settings, gen, genes=targets)
+    scores = score_causes(screen, weights, targets, settings, gen, blocks)
     names = screen.genes if targets is None else screen.genes[targets]
     params = _describe(layer, values, batch_key, regimes_key, settings, rng)
     params |= {"subset_size": settings.size or int(weights.config["subset"]), "n_top": int(n_top)}
@@ -166,6 +182,7 @@ def causes(
         "params": params,
     }
     _write(adata, key_added, scores, result, all_pairs=targets is None, n_top=n_top)
+    blocks.clear()
 
 
 def _describe(

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+import causcade
 from causcade import _keys, pretrained
+from causcade._blocks import Blocks, checksum, rng_state
 from causcade.pp import _check_writable
 from causcade.pretrained import Weights
-from causcade.screendata import Values
+from causcade.screendata import ScreenData, Values
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["as_set_up", "check_place", "check_stable", "load_weights", "names_of", "seed_of"]
+__all__ = [
+    "as_set_up",
+    "blocks_of",
+    "check_place",
+    "check_resume",
+    "check_stable",
+    "load_weights",
+    "names_of",
+    "seed_of",
+]
 
 Tool = Literal["causes", "targets", "graph", "dose_response", "embed", "reversal", "suggest_perturbations"]
 _TOOL_OF: dict[str, Tool] = {"TCD": "causes", "CDN": "targets", "AVICI": "graph"}
@@ -128,3 +140,34 @@ def seed_of(rng: Any) -> dict[str, int | str]:
     if not isinstance(rng, int | np.integer):
         return {}
     return {"rng": int(rng) if rng < 2**63 else str(rng)}  # files hold 64 bits
+
+
+def check_resume(value: Any, rng: Any) -> Path | None:
+    """Return a folder, or None."""
+    if value is None:
+        return None
+    if not isinstance(value, str | Path) or not str(value):
+        msg = f"resume must be a folder, or None to keep nothing, not {value!r}."
+        raise ValueError(msg)
+    if rng is None:
+        msg = "resume needs the same random numbers again: pass a seed, such as rng=0, not rng=None."
+        raise ValueError(msg)
+    return Path(value)
+
+
+def blocks_of(
+    folder: Path | None, tool: Tool, screen: ScreenData, weights: Weights, settings: Any, rng: np.random.Generator,
+    **more: Any,
+) -> Blocks:  # fmt: skip
+    """Where finished blocks of a question are kept, and all that its answer depends on."""
+    if folder is None:
+        return Blocks()
+    asked = {name: value for name, value in vars(settings).items() if name != "progress_bar"} | more
+    asked |= {
+        "tool": tool,
+        "causcade": causcade.__version__,
+        "model": checksum([weights.sha256, json.dumps(weights.config, sort_keys=True, default=str)]),
+        "data": screen.checksum(),
+        "rng": checksum([rng_state(rng)]),
+    }
+    return Blocks(folder, {name: checksum([v]) if isinstance(v, np.ndarray) else v for name, v in asked.items()})

@@ -16,7 +16,7 @@ from causcade.comparisons import Comparisons, read_groups, read_perturbations
 from causcade.pp import _store
 from causcade.screendata import ScreenData, Values
 from causcade.targets import TargetScores, TargetSettings, score_targets
-from causcade.tl._checks import as_set_up, check_place, load_weights, seed_of
+from causcade.tl._checks import as_set_up, blocks_of, check_place, check_resume, load_weights, seed_of
 from causcade.tl._gim import is_gim, score_by_gim
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def targets(
     accelerator: str = "auto",
     devices: int | str = "auto",
     rng: int | np.random.Generator | None = 0,
+    resume: str | Path | None = None,
     regimes_key: str = _keys.REGIMES,
     key_added: str = _keys.TARGETS,
     progress_bar: bool = True,
@@ -109,6 +110,11 @@ def targets(
     rng
         Seed or generator; decides subsets, samples (of more than 5,000 cells of a kind) and splits. The same seed
         gives the same result.
+    resume
+        A folder for what is finished, made if it is not there: if the call is cut short (Ctrl-C, a kill, a full disk),
+        the same call goes on where it stood and gives the same bytes as an unbroken one. Blocks of another question
+        (other data, model, arguments or `rng`) are refused. It is taken away when the scores are written. Needs a seed,
+        or a generator in the same state. Below 0.5 MB for each perturbation; ``None`` = nothing is kept.
     regimes_key
         ``key_added`` of :func:`causcade.pp.regimes`.
     key_added
@@ -160,9 +166,9 @@ def targets(
     """
     check_place(adata, key_added, regimes_key, "targets")
     if is_gim(model):
-        given = {"layer": layer, "batch_key": batch_key, "n_null": n_null, "masked": masked, "groups": groups}
-        scores, result = score_by_gim(adata, model, perturbations, given | {"candidates": _candidate_names(candidates)})
-        _write(adata, key_added, scores, result)
+        given: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "n_null": n_null, "masked": masked}
+        given |= {"groups": groups, "candidates": _candidate_names(candidates), "resume": resume}
+        _write(adata, key_added, *score_by_gim(adata, model, perturbations, given))
         return
     _check_question(perturbations, groups, groupby, masked)
     settings = TargetSettings(
@@ -175,14 +181,14 @@ def targets(
         progress_bar=progress_bar,
     )
     names = _candidate_names(candidates)
-    gen = generator(rng)
+    gen, folder = generator(rng), check_resume(resume, rng)
     weights = load_weights(model, "CDN")
     layer, values, batch_key, regimes_key = as_set_up(model, adata, layer, values, batch_key, regimes_key)
     how: dict[str, Any] = {"layer": layer, "values": values, "batch_key": batch_key}
     screen, pairs = _read(adata, perturbations, groups, groupby, regimes_key, how)
-    chosen: Any = names if isinstance(names, str) else screen.find(names)
-    settings = replace(settings, candidates=chosen)
-    scores = score_targets(screen, pairs, weights, settings, gen)
+    settings = replace(settings, candidates=_positions(names, screen))
+    blocks = blocks_of(folder, "targets", screen, weights, settings, gen, perturbations=pairs.checksum())
+    scores = score_targets(screen, pairs, weights, settings, gen, blocks=blocks)
     params = _describe(how, settings, names)
     params |= {"regimes_key": regimes_key} if groups is None else _describe_groups(groups, groupby)
     result = {
@@ -193,6 +199,7 @@ def targets(
         "params": params | seed_of(rng),
     }
     _write(adata, key_added, scores, result)
+    blocks.clear()
 
 
 def _check_question(perturbations: Any, groups: Any, groupby: Any, masked: Any) -> None:
@@ -220,6 +227,10 @@ def _candidate_names(candidates: Any) -> Any:
         msg = f"candidates must be 'auto', 'all', 'de' or at least two names of genes, not {candidates!r}."
         raise ValueError(msg)
     return names
+
+
+def _positions(names: Any, screen: ScreenData) -> Any:
+    return names if isinstance(names, str) else screen.find(names)
 
 
 def _read(
