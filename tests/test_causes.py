@@ -267,7 +267,7 @@ def test_constant_genes_are_scored(screen, weights):
 
 
 def test_what_does_not_fit_in_memory_is_refused(screen, weights, monkeypatch, fingerprint):
-    monkeypatch.setattr("causcade._device.free_memory", lambda: 32**2 * 200.0)
+    monkeypatch.setattr("causcade._device.free_memory", lambda: 32**2 * 160.0)
     before = fingerprint(screen)
     with pytest.raises(
         ValueError, match=r"among 32 genes, with .* need about 0.0 GB.*up to about 29: adata\[:, genes\]"
