@@ -23,9 +23,9 @@ SIZES: dict[str, Any] = {
 }
 # odd batches, and graphs of 30 genes that come alone: one of two processes has less to do, or nothing
 HOW: dict[str, Any] = {
-    "TCD": {"episodes_per_epoch": 3, "batch_size": 3},
-    "CDN": {"steps_per_epoch": 3, "batch_size": 5},
-    "AVICI": {"steps_per_epoch": 3, "batch_size": 3, "prior": GRAPHS, "acyclic": {"lr": 0.5, "every": 1, "rate": 1.0}},
+    "TCD": {"episodes_per_epoch": 2, "batch_size": 3},
+    "CDN": {"steps_per_epoch": 2, "batch_size": 5},
+    "AVICI": {"steps_per_epoch": 2, "batch_size": 3, "prior": GRAPHS, "acyclic": {"lr": 0.5, "every": 1, "rate": 1.0}},
 }
 TWO: dict[str, Any] = {"devices": [0, 1], "strategy": "ddp_fork"}
 
@@ -38,7 +38,7 @@ def new(name: str) -> Any:
 
 
 def train(model: Any, epochs: int = 2, **how: Any) -> None:
-    fixed: dict[str, Any] = {"lr": 1e-2, "n_validation": 2, "accelerator": "cpu", "progress_bar": False}
+    fixed: dict[str, Any] = {"lr": 1e-2, "n_validation": 1, "accelerator": "cpu", "progress_bar": False}
     model.train(epochs, **(fixed | HOW[type(model).__name__] | how))
 
 
@@ -53,12 +53,13 @@ def told(model: Any) -> dict[str, Any]:
 
 
 def curves(name: str) -> list[dict[str, Any]]:
-    """One process and two; a second call goes on."""
+    """One process and two; a second call goes on (of one model: the way back is the same for all)."""
     out = []
     for how in (TWO, {}):
         model = new(name)
         train(model, **how)
-        train(model, 1, **how)
+        if name == "AVICI":
+            train(model, 1, **how)
         out.append(told(model))
     return out
 
@@ -88,7 +89,7 @@ def interrupted() -> dict[str, Any]:
     real = Plan.training_step
 
     def step(self: Plan, batch: Any, number: int) -> Any:
-        if self.n_steps == 7 and self.global_rank == 0:
+        if self.n_steps == 5 and self.global_rank == 0:
             os.kill(os.getppid(), signal.SIGINT)
         return real(self, batch, number)
 

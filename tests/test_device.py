@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from causcade._device import pick_device, pick_devices
+from causcade._device import free_memory, pick_device, pick_devices
 
 
 @pytest.fixture
@@ -79,6 +79,7 @@ def test_picks_several(cuda, count, accelerator, devices, expected):
         (0.5, ValueError, "different numbers"),
         ([0, 2], RuntimeError, "devices=2 was asked for, but torch finds 2 CUDA"),
         ([0, "1"], ValueError, "number of a device"),
+        ([[0], [1]], ValueError, "number of a device"),
     ],
 )
 def test_refuses_several(cuda, devices, kind, text):
@@ -91,3 +92,16 @@ def test_refuses_names_of_several_on_the_cpu(cuda):
     cuda(0)
     with pytest.raises(ValueError, match="number of a device"):
         pick_devices("cpu", [0, -1])
+
+
+@pytest.mark.parametrize(("limit", "free"), [("10000000", 9_500_000), ("max", 64_000 * 1024)])
+def test_files_that_were_read_do_not_count_as_used_memory(monkeypatch, limit, free):
+    """Of a container: a screen that was read from the disk leaves its pages behind."""
+    told = {
+        "/proc/meminfo": "MemTotal: 99000 kB\nMemAvailable:  64000 kB\n",
+        "/sys/fs/cgroup/memory.max": f"{limit}\n",
+        "/sys/fs/cgroup/memory.current": "8000000\n",
+        "/sys/fs/cgroup/memory.stat": "anon 300000\ninactive_file 7500000\nactive_file 200000\n",
+    }
+    monkeypatch.setattr("pathlib.Path.read_text", lambda path: told[path.as_posix()])
+    assert free_memory() == free

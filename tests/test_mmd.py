@@ -61,3 +61,9 @@ def test_gradient_is_right() -> None:
     x, y = torch.tensor(cells(4, d=3)).requires_grad_(True), torch.tensor(cells(5, 1, 1, d=3))
     assert torch.autograd.gradcheck(lambda x: mmd2(x, y, 5.0, 4), x)
     assert torch.autograd.gradcheck(lambda y: mmd2(x.detach(), y, 5.0, 4), y.requires_grad_(True))
+
+
+@pytest.mark.parametrize(("n", "m", "unbiased"), [(0, 3, False), (3, 0, False), (1, 3, True), (3, 1, True)])
+def test_says_how_many_cells_it_needs(n: int, m: int, *, unbiased: bool) -> None:
+    with pytest.raises(ValueError, match=f"MMD needs {1 + unbiased} or more cells of each; got {n} and {m}"):
+        mmd2(torch.zeros(n, 4), torch.zeros(m, 4), unbiased=unbiased)

@@ -41,13 +41,14 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_two_processes_learn_what_one_does(ran: dict[str, Any], name: str) -> None:
     """The same losses, weights, steps and multiplier, also in a second call; the waiting process has them all."""
     two, one = ran[name]
-    assert two["trained"] and two["steps"] == one["steps"] == 9
+    epochs = 3 if name == "AVICI" else 2
+    assert two["trained"] and two["steps"] == one["steps"] == 2 * epochs
     for kind in ("train_loss", "validation_loss"):
-        assert len(two["losses"][kind]) == 3
+        assert len(two["losses"][kind]) == epochs
         assert two["losses"][kind] == pytest.approx(one["losses"][kind], rel=1e-4)
     assert two["size"] == pytest.approx(one["size"], rel=1e-4)
     if name == "AVICI":
-        assert one["dual"]["calls"] == 9 and one["dual"]["weight"] > 0
+        assert one["dual"]["calls"] == 6 and one["dual"]["weight"] > 0
         assert two["dual"] == pytest.approx(one["dual"], rel=1e-4)
 
 
@@ -55,7 +56,7 @@ def test_two_processes_learn_what_one_does(ran: dict[str, Any], name: str) -> No
 def test_early_stopping_stops_all_processes(ran: dict[str, Any]) -> None:
     losses = ran["stopped"]["losses"]["validation_loss"]
     assert 2 <= len(losses) < 5 and losses[-1] >= min(losses[:-1])
-    assert ran["stopped"]["steps"] == 3 * len(losses)
+    assert ran["stopped"]["steps"] == 2 * len(losses)
 
 
 @forks
@@ -69,7 +70,7 @@ def test_ctrl_c_leaves_the_epochs_that_were_done(ran: dict[str, Any]) -> None:
     left = ran["interrupted"]
     assert left["heard"] and left["trained"]
     n = len(left["losses"]["train_loss"])
-    assert 2 <= n < 100 and left["steps"] == 3 * n  # whole epochs
+    assert 2 <= n < 100 and left["steps"] == 2 * n  # whole epochs
 
 
 # --- what Lightning is told -----------------------------------------------------------------------------------------

@@ -71,13 +71,13 @@ def pick_devices(accelerator: str = "auto", devices: int | str | Sequence[int] =
     if isinstance(devices, str | int):
         return [pick_device(accelerator, devices)]
     numbers = [*devices] if isinstance(devices, list | tuple | range) else []
+    for number in numbers:
+        _check_number(number)
     if not numbers or len(set(numbers)) < len(numbers):
         msg = f"devices must be different numbers of devices, such as [0, 1], not {devices!r}."
         raise ValueError(msg)
     if pick_device(accelerator) != "cpu":
         return [pick_device(accelerator, number) for number in numbers]
-    for number in numbers:
-        _check_number(number)
     return ["cpu"] * len(numbers)
 
 
@@ -94,7 +94,10 @@ def free_memory() -> float:
         told = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         free = int(told["MemAvailable"].split()[0]) * 1024.0
         limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
-        free = min(free, float(limit) - float(used)) if limit != "max" else free
+        if limit != "max":
+            of = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
+            # files that were read stay in memory until it is needed: a large screen on the disk must not count as used
+            free = min(free, float(limit) - float(used) + float(of["inactive_file"]))
     except (OSError, KeyError, ValueError):  # another system, or no limits
         return free
     return free

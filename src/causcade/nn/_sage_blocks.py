@@ -35,7 +35,9 @@ class _Sum(NamedTuple):
     same: Tensor  # (n_out, n_nodes, 1)
 
 
-def sage(layers: Sequence[Layer], some: Sequence[list[Relation]], sides: dict[str, Side], n_genes: int) -> Tensor:
+def sage(
+    layers: Sequence[Layer], some: Sequence[list[Relation]], sides: dict[str, Side], n_genes: int, n_pathways: int
+) -> Tensor:
     """Pass messages through all layers.
 
     Parameters
@@ -46,14 +48,14 @@ def sage(layers: Sequence[Layer], some: Sequence[list[Relation]], sides: dict[st
         Relations of each.
     sides
         Values of genes (``"G"``) and of pathways (``"P"``); inputs that a side does not hold are 0 there.
-    n_genes
+    n_genes, n_pathways
         Genes come first among the nodes.
 
     Returns
     -------
     ``(n_out, n_genes, batch or 1)``.
     """
-    size = {"G": n_genes, "P": some[0][0].n_nodes - n_genes}
+    size = {"G": n_genes, "P": n_pathways}
     everyone = [end for end in size if size[end]]
     receivers = [*[everyone] * (len(layers) - 1), ["G"]]
     got = {to: _first(layers[0], some[0], sides, to, size) for to in receivers[0]}

@@ -386,7 +386,7 @@ class MessagePassing(nn.Module):
         elif self.n_pathways and noise is not None:
             sides["P"] = Side(noise.to(x)[None, :, None], slice(0, 1))
         layers = [cast("Layer", layer) for layer in self.layers]
-        got = sage(layers, [self._some(i) for i in range(len(layers))], sides, self.n_genes)
+        got = sage(layers, [self._some(i) for i in range(len(layers))], sides, self.n_genes, self.n_pathways)
         return got[0].T.expand(len(x), -1)
 
     def _start(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:

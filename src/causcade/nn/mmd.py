@@ -23,7 +23,7 @@ def mmd2(
     x, y
         ``(n, n_genes)`` and ``(m, n_genes)`` cells.
     width
-        Of the kernel in the middle, in squared units of the values.
+        Of the kernel in the middle, in squared units of the values; gets no gradient.
     n_kernels
         Number of kernels; each is twice as wide as the one before.
     unbiased
@@ -33,7 +33,15 @@ def mmd2(
     Returns
     -------
     A scalar.
+
+    Raises
+    ------
+    ValueError
+        If there is no cell, or with `unbiased` one alone.
     """
+    if min(len(x), len(y)) < 1 + unbiased:
+        msg = f"The {'unbiased ' * unbiased}MMD needs {1 + unbiased} or more cells of each; got {len(x)} and {len(y)}."
+        raise ValueError(msg)
     value: Tensor = _SquaredMMD.apply(x, y, width, n_kernels, int(unbiased))  # type: ignore[no-untyped-call]
     return value
 
