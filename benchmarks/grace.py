@@ -90,8 +90,8 @@ optimiser. *published*: the formulation of the published code written out (doubl
 cells gene by gene, kernel by kernel, an inverse for the latent model), random weights. Medians of steps that take turns. *Ratio*: published by
 ours. The published code itself took 521 ms of one thread for a step of CMVAE when it was run for its specification, less than what is written out
 here. An epoch is of 57,000 perturbed cells, as many as of single perturbations in the screen of
-Norman et al., with validation. The (virtual) machine gives up to 1.6 times less at other
-times, so compare ratios, not milliseconds."""
+Norman et al., with validation. The (virtual) machine gives more or less from minute to
+minute: compare ratios."""
 
 
 def _markdown(table: pd.DataFrame) -> list[str]:

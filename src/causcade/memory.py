@@ -1,7 +1,7 @@
 """What scores need of memory: told, and refused if it is not free, before the work begins.
 
-Bytes were measured as the growth of resident memory, for causes with 2,000 to 8,000 genes, for targets with 1,000 to 8,000
-genes and 500 to 5,000 controls.
+The large shares were measured as the growth of resident memory: statistics of all pairs with 4,000 and 8,000 genes, controls
+with 500 to 5,000 cells. The others are what the code holds at a time, rounded up.
 """
 
 from __future__ import annotations
