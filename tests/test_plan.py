@@ -186,3 +186,16 @@ def test_item_that_does_not_fit_is_said_to_be_too_large(
     with pytest.raises(RuntimeError, match=r"ran out in a step of training.*Lower the number of genes"):
         train(model)
     assert not model.is_trained
+
+
+def test_a_state_cut_short_leaves_the_one_before(planned: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, plan, _ = planned("TCD")
+    plan._trainer = SimpleNamespace(is_global_zero=True, loggers=[], logger=None)
+    plan.snapshot, plan.n_steps = tmp_path / "state.pt", 2
+    plan.on_train_epoch_start()
+    monkeypatch.setattr(torch, "save", lambda _, file: (file.write(b"PK half"), 1 / 0))
+    plan.n_steps = 4
+    with pytest.raises(ZeroDivisionError):
+        plan.on_train_epoch_start()
+    assert [f.name for f in tmp_path.iterdir()] == ["state.pt"]
+    assert torch.load(plan.snapshot)["plan"]["_extra_state"]["n_steps"] == 2

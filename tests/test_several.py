@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.strategies import DDPStrategy
+from torch.multiprocessing import ProcessExitedException
 
 from causcade.models import TCD
 from causcade.models._several import several
@@ -71,6 +74,62 @@ def test_ctrl_c_leaves_the_epochs_that_were_done(ran: dict[str, Any]) -> None:
     assert left["heard"] and left["trained"]
     n = len(left["losses"]["train_loss"])
     assert 2 <= n < 100 and left["steps"] == 2 * n  # whole epochs
+
+
+# --- the process that waits -----------------------------------------------------------------------------------------
+
+
+class Process:
+    """Writes a state until it is ended."""
+
+    pid = 0
+
+    def __init__(self) -> None:
+        self.alive = True
+
+    def is_alive(self) -> bool:
+        return self.alive
+
+    def join(self) -> None:
+        assert not self.alive
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ProcessExitedException("signal SIGKILL", 0, 1, -9)])
+def test_state_is_read_once_nobody_writes_it(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    taken: list[Any] = []
+    plan = SimpleNamespace(snapshot=None, load_state_dict=taken.append)
+    process = Process()
+    launcher = SimpleNamespace(procs=[process])
+    trainer = SimpleNamespace(checkpoint_callback=True, strategy=SimpleNamespace(launcher=launcher))
+    runner: Any = SimpleNamespace(trainer=trainer, model=SimpleNamespace(history_=None))
+    with several({}, ["cpu", "cpu"], unused=True) as how:
+
+        def kill(*_: Any) -> None:
+            process.alive = False
+            torch.save({"plan": {"n_steps": 4}, "losses": {"train_loss": [2.0, 1.0]}}, how.snapshot)
+
+        how.snapshot.write_bytes(b"PK half of a state")
+        monkeypatch.setattr("causcade.models._several.os.kill", kill)
+        killed = isinstance(error, ProcessExitedException)
+        with (
+            pytest.raises(RuntimeError, match="signal SIGKILL") if killed else pytest.raises(KeyboardInterrupt),
+            how.watch(runner, plan),  # type: ignore[arg-type]
+        ):
+            raise error
+    assert taken == [{"n_steps": 4}] and plan.snapshot is None
+    assert runner.model.history_["train_loss"]["train_loss"].tolist() == [2.0, 1.0]
+
+
+def test_each_training_looks_for_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But one that the user gave is used."""
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    with several({}, ["cpu", "cpu"], unused=True):
+        os.environ["MASTER_PORT"] = "1"  # as Lightning does
+    assert "MASTER_PORT" not in os.environ
+    monkeypatch.setenv("MASTER_PORT", "12345")
+    with several({}, ["cpu", "cpu"], unused=True):
+        pass
+    assert os.environ["MASTER_PORT"] == "12345"
 
 
 # --- what Lightning is told -----------------------------------------------------------------------------------------

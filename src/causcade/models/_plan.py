@@ -11,6 +11,7 @@ import lightning.pytorch as lightning
 import torch
 from torch import Tensor, distributed
 
+from causcade._files import writing
 from causcade._halves import Halves
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ class Plan(lightning.LightningModule):
         if self.snapshot is not None and self.n_steps and self.trainer.is_global_zero:
             history = getattr(self.logger, "history", {})  # of scvi-tools; another logger keeps its own
             losses = {name: table[name].astype(float).tolist() for name, table in history.items()}
-            torch.save({"plan": self.state_dict(), "losses": losses}, self.snapshot)
+            with writing(self.snapshot) as file:  # the waiting process may read it at any time
+                torch.save({"plan": self.state_dict(), "losses": losses}, file)
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Count the steps that are done."""

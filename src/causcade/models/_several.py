@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from scvi.train import LoudEarlyStopping
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 if TYPE_CHECKING:
     from scvi.train import TrainRunner
@@ -92,18 +92,27 @@ class Several:
         except ProcessRaisedException as error:
             msg = str(error).strip().splitlines()[-1].removeprefix("RuntimeError: ")
             raise RuntimeError(msg) from error
-        except BaseException:
+        except BaseException as error:
+            _end(runner)  # so that the state is the last one
             if self.snapshot.exists():
                 kept = torch.load(self.snapshot, weights_only=True)
                 plan.load_state_dict(kept["plan"])
                 runner.model.history_ = _longer(runner.model.history_ or {}, kept["losses"])
+            if isinstance(error, ProcessExitedException):
+                msg = f"Training ended: {error}. Often memory ran out; the model holds the last whole epoch."
+                raise RuntimeError(msg) from error
             raise
         finally:
             plan.snapshot = None
-            for process in getattr(runner.trainer.strategy.launcher, "procs", ()):
-                if process.is_alive():
-                    os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-                process.join()
+            _end(runner)
+
+
+def _end(runner: TrainRunner) -> None:
+    """Kill the processes that still train."""
+    for process in getattr(runner.trainer.strategy.launcher, "procs", ()):
+        if process.is_alive():
+            os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+        process.join()
 
 
 def _longer(history: dict[str, pd.DataFrame], losses: dict[str, list[float]]) -> dict[str, pd.DataFrame]:
@@ -113,6 +122,17 @@ def _longer(history: dict[str, pd.DataFrame], losses: dict[str, list[float]]) ->
         all_values = [*out[name][name], *values] if name in out else values
         out[name] = pd.DataFrame({name: all_values}, index=pd.RangeIndex(len(all_values), name="epoch"))
     return out
+
+
+@contextmanager
+def _own_port() -> Iterator[None]:
+    """Let Lightning look for a free port each time: it leaves the last one in the environment, which may be taken by now."""
+    given = os.environ.get("MASTER_PORT")
+    try:
+        yield
+    finally:
+        if given is None:
+            os.environ.pop("MASTER_PORT", None)
 
 
 @contextmanager
@@ -147,7 +167,7 @@ def several(settings: dict[str, Any], devices: list[str], *, unused: bool) -> It
         chosen = {"min_delta": 0.0, "mode": "min", "warmup_epochs": 0}
         chosen |= {name: value for name, value in stopping.items() if value is not None}
         settings["callbacks"] = [*settings.get("callbacks", []), LoudEarlyStopping(**chosen)]
-    with tempfile.TemporaryDirectory(prefix="causcade") as folder:
+    with tempfile.TemporaryDirectory(prefix="causcade") as folder, _own_port():
         yield Several(
             Path(folder),
             {
