@@ -22,16 +22,16 @@ def synthetic(args: argparse.Namespace) -> pd.DataFrame:
     """The grid; one data set of every setting before the next, so that a run can be stopped."""
     names = [m for m in METHODS if m not in args.without]
     grid = settings() if not args.mechanisms else [s for s in settings() if s.mechanism in args.mechanisms]
-    jobs = [(s, i, m, 15) for i in range(args.instances) for s in grid for m in names]
-    return summary(run(jobs, args.workers, args.rows), ["mechanism", "graph", "intervention", "method"])
+    jobs = [(s, i, 15) for i in range(args.instances) for s in grid]
+    return summary(run(jobs, names, args.workers, args.rows), ["mechanism", "graph", "intervention", "method"])
 
 
 def components(args: argparse.Namespace) -> pd.DataFrame:
     """Quality against the number of components, as the paper's Figure 4: new targets tell most."""
     setting = Setting("mlp", "ER", "hard") if not args.mechanisms else Setting(args.mechanisms[0], "ER", "hard")
     names = [m for m in ("GIM", "MLP") if m not in args.without]
-    jobs = [(setting, i, m, c) for i in range(args.instances) for c in COMPONENTS for m in names]
-    return summary(run(jobs, args.workers, args.rows), ["mechanism", "method", "components"])
+    jobs = [(setting, i, c) for i in range(args.instances) for c in COMPONENTS]
+    return summary(run(jobs, names, args.workers, args.rows), ["mechanism", "method", "components"])
 
 
 def real(args: argparse.Namespace) -> pd.DataFrame:

@@ -285,6 +285,26 @@ def test_given_interventions_are_sampled(data: Environments) -> None:
     assert drawn[0, :, 2].std() > 0.5 * found.scale[2]
 
 
+@pytest.mark.parametrize("anneal", [False, True])
+def test_effects_follow_the_probability_of_targets(data: Environments, *, anneal: bool) -> None:
+    found = fit(data, tiny(anneal_targets=anneal), rng=0, accelerator="cpu")
+    unsure = found.interventions(data.features)
+    assert unsure.share is not None
+    np.testing.assert_allclose(unsure.share, found.targets(data.features), rtol=1e-5)
+    assert found.interventions(data.features, effects="called").share is None
+    assert found.interventions().share[0].max() == 0  # type: ignore[index]
+    expected, called = (found.predict(n_cells=20, rng=0, effects=e) for e in ("expected", "called"))
+    np.testing.assert_array_equal(expected, found.predict(n_cells=20, rng=0))
+    np.testing.assert_array_equal(expected[0], called[0])
+    assert (expected[1:] != called[1:]).any()
+    with torch.no_grad():  # targets that are certain
+        found.models[0].interventions.networks["logits"][-1].bias.copy_(1e4 * torch.tensor([1.0] + [-1.0] * (D - 1)))
+    expected, called = (found.predict(n_cells=20, rng=0, effects=e) for e in ("expected", "called"))
+    np.testing.assert_array_equal(expected, called)
+    with pytest.raises(ValueError, match="effects must be 'expected' or 'called', not 'mean'"):
+        found.predict(effects="mean")  # type: ignore[arg-type]
+
+
 def test_cells_are_not_changed_and_units_come_back(data: Environments) -> None:
     moved = Environments(1000 + 50 * data.values, data.codes, data.features)
     before = moved.values.copy()

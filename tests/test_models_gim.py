@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -493,6 +494,33 @@ def test_the_surer_part_sets_a_gene() -> None:
     both = join(one, [[0, 1]])
     assert both.mean[0].tolist() == [1, 3]
     torch.testing.assert_close(both.log_sd[0], torch.tensor([0.1, 0.4]))  # type: ignore[index]
+
+
+def test_shares_of_a_combination() -> None:
+    """What parts add is the sum of their shares of a shift; the surer part's share counts for what is set."""
+    parts = found(
+        logits=[[2.0, -1, -3], [1, 4, -2]], mean=[[1.0, 50, 7], [10, 3, 8]], share=[[0.9, 0.2, 0], [0.7, 1, 0]]
+    )
+    both = join(parts, [[0, 1], [1], []])
+    torch.testing.assert_close((both.followed * both.mean)[0], torch.tensor([0.9 + 7, 10 + 3, 0]))
+    torch.testing.assert_close((both.followed * both.mean)[1], torch.tensor([7.0, 3, 0]))
+    assert both.share is not None and both.share[2].tolist() == [0, 0, 0] and torch.isfinite(both.mean).all()
+    set_ = replace(parts, log_sd=torch.zeros(2, 3))
+    both = join(set_, [[0, 1]])
+    torch.testing.assert_close(both.share, torch.tensor([[0.9, 1, 0]]))
+    assert both.mean[0, :2].tolist() == [1, 3]
+
+
+def test_effects_can_be_those_of_called_targets(trained: GIM) -> None:
+    called = trained.predict("x", 1.0, n_cells=20, effects="called")
+    direct = trained.fitted.sample(
+        trained.fitted.interventions(trained.features(trained._ask("x", 1.0)).astype(np.float32), effects="called"),
+        10, rng=0,
+    )  # fmt: skip
+    np.testing.assert_allclose(called.X[:10], direct[0], rtol=1e-5)
+    assert (called.X != trained.predict("x", 1.0, n_cells=20).X).any()
+    with pytest.raises(ValueError, match="effects must be"):
+        trained.predict("x", 1.0, effects="best")  # type: ignore[arg-type]
 
 
 def test_combinations(trained: GIM) -> None:

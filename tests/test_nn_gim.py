@@ -341,6 +341,33 @@ def test_sampled_cells_have_the_moments_of_the_model(intervention: str) -> None:
         np.testing.assert_allclose(np.cov(cells[k].T), covariance, atol=0.05 * covariance.max() + 0.05)
 
 
+@pytest.mark.parametrize("intervention", ["hard", "shift"])
+def test_a_share_of_an_intervention(intervention: str) -> None:
+    """None of it, all of it, and half way: of a root its mean and noise lie in between."""
+    model = model_of(intervention=intervention)
+    root = int(torch.nonzero(DAG.sum(0) == 0)[0])
+    made = forms("linear", intervention)
+    share = torch.tensor([0.0, 0.5, 1.0])[:, None].expand(K, D)
+    cells = model.sample(DAG, replace(made, share=share), 20_000, rng=seeded())
+    whole = model.sample(DAG, replace(made, logits=torch.ones(K, D)), 20_000, rng=seeded())
+    none = model.sample(DAG, replace(made, logits=-torch.ones(K, D)), 20_000, rng=seeded())
+    assert torch.equal(cells[0], none[0]) and torch.equal(cells[2], whole[2])
+    assert not torch.equal(none[1], whole[1])
+    middle = (none[1, :, root].mean() + whole[1, :, root].mean()) / 2
+    torch.testing.assert_close(cells[1, :, root].mean(), middle, atol=0.02, rtol=0)
+    log_sd = (none[1, :, root].std().log() + whole[1, :, root].std().log()) / 2
+    torch.testing.assert_close(cells[1, :, root].std().log(), log_sd, atol=0.02, rtol=0)
+
+
+def test_zeros_follow_their_share() -> None:
+    model = model_of(mechanism="zero_inflated")
+    inter = replace(forms("zero_inflated", "hard"), share=torch.full((K, D), 0.5))
+    assert inter.zero_logit is not None and model.mechanisms.zero_logit is not None
+    zeros = (model.sample(DAG, inter, 20_000, rng=seeded()) == 0).float().mean(1)
+    expected = ((inter.zero_logit + model.mechanisms.zero_logit.detach()) / 2).sigmoid()
+    torch.testing.assert_close(zeros, expected, atol=0.02, rtol=0)
+
+
 def test_sampled_zero_inflated_cells() -> None:
     model = model_of(mechanism="zero_inflated")
     targets = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])

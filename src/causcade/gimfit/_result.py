@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ from causcade.gimfit._environments import as_features
 from causcade.metrics import to_dag
 from causcade.nn.gim import Gim, GimConfig, Interventions
 
-__all__ = ["GimFit"]
+__all__ = ["Effects", "GimFit"]
 
+Effects = Literal["expected", "called"]
 Floats = NDArray[np.float64]
 _MANY_CELLS = 100_000  # drawn at once
 
@@ -142,14 +143,15 @@ class GimFit:
     @torch.no_grad()
     def _targets(self, features: NDArray[np.floating] | None) -> Floats:
         out = []
-        for number, alpha in enumerate(self.alphas):
+        for number in range(len(self.models)):
             logits = self.interventions(features, number=number).logits
-            sharp = 0.5 * alpha if self.config.anneal_targets else 1.0
-            out.append((sharp * logits).sigmoid().double().numpy())
+            out.append((self._sharp(number) * logits).sigmoid().double().numpy())
         return np.stack(out)
 
     @torch.no_grad()
-    def interventions(self, features: NDArray[np.floating] | None = None, *, number: int = 0) -> Interventions:
+    def interventions(
+        self, features: NDArray[np.floating] | None = None, *, number: int = 0, effects: Effects = "expected"
+    ) -> Interventions:
         """Interventions that a single fit reads from features, in the model's units (see ``center`` and ``scale``).
 
         They can be changed or joined, and given to :meth:`sample`.
@@ -160,7 +162,18 @@ class GimFit:
             ``(n_perturbations, n_features)``; None: the environments of the fit.
         number
             Which fit.
+        effects
+            ``"expected"``: each gene follows its intervention by its probability of being a target, the mean over what the
+            targets may be; ``"called"``: wholly if that is above one half, else not at all, as in the paper.
+
+        Raises
+        ------
+        ValueError
+            If features do not fit, the fit is not ``amortised`` and new ones are given, or `effects` is another word.
         """
+        if effects not in get_args(Effects):
+            msg = f"effects must be 'expected' or 'called', not {effects!r}."
+            raise ValueError(msg)
         if features is not None and not self.config.amortised:
             msg = "A fit with amortised=False knows the environments of the fit only; leave features=None."
             raise ValueError(msg)
@@ -169,20 +182,25 @@ class GimFit:
         if features is None:
             logits = found.logits.clone()
             logits[0] = -torch.inf
-            return Interventions(logits, found.mean, found.log_sd, found.zero_logit)
-        return found
+            found = replace(found, logits=logits)
+        return found if effects == "called" else replace(found, share=(self._sharp(number) * found.logits).sigmoid())
+
+    def _sharp(self, number: int) -> float:
+        """What target logits of a fit are multiplied by."""
+        return 0.5 * self.alphas[number] if self.config.anneal_targets else 1.0
 
     def predict(
         self,
         features: NDArray[np.floating] | None = None,
         n_cells: int = 100,
         *,
+        effects: Effects = "expected",
         rng: int | np.random.Generator | None = None,
     ) -> Floats:
         """Draw cells of perturbations, seen or not, in the units of the data.
 
-        Genes with a target probability above one half are targets, parameters are the most probable ones, and cells are
-        drawn along the acyclic graph. With several fits, cells are shared out among them.
+        Parameters of interventions are the most probable ones, and cells are drawn along the acyclic graph. With several
+        fits, cells are shared out among them.
 
         Parameters
         ----------
@@ -190,6 +208,8 @@ class GimFit:
             ``(n_perturbations, n_features)``; None: the environments of the fit, the first without any perturbation.
         n_cells
             Cells of each perturbation.
+        effects
+            What genes do that may or may not be targets, see :meth:`interventions`.
         rng
             Noise.
 
@@ -200,12 +220,12 @@ class GimFit:
         Raises
         ------
         ValueError
-            If features do not fit, or the fit is not ``amortised`` and new ones are given.
+            If features do not fit, the fit is not ``amortised`` and new ones are given, or `effects` is another word.
         """
         n_cells, random = at_least(n_cells, 1, "n_cells"), generator(rng)
         shares = np.diff(np.linspace(0, n_cells, len(self.models) + 1).round().astype(int)).tolist()
         parts = [
-            self.sample(self.interventions(features, number=number), share, number=number, rng=random)
+            self.sample(self.interventions(features, number=number, effects=effects), share, number=number, rng=random)
             for number, share in enumerate(shares)
             if share
         ]
@@ -225,7 +245,7 @@ class GimFit:
         Parameters
         ----------
         interventions
-            ``(n_perturbations, n_genes)`` each; genes with a positive logit are targets.
+            ``(n_perturbations, n_genes)`` each; without a ``share`` genes with a positive logit are targets.
         n_cells
             Cells of each perturbation.
         number
@@ -272,7 +292,7 @@ class GimFit:
 
 
 def _rows(x: Interventions, rows: slice) -> Interventions:
-    optional = (None if part is None else part[rows] for part in (x.log_sd, x.zero_logit))
+    optional = (None if part is None else part[rows] for part in (x.log_sd, x.zero_logit, x.share))
     return Interventions(x.logits[rows], x.mean[rows], *optional)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from causcade import effect_baselines, metrics
 from causcade.effect_baselines import EffectBaseline
-from causcade.gimfit import Environments, GimFit, Interventions
+from causcade.gimfit import Effects, Environments, GimFit, Interventions
 from causcade.models._gim_features import DoseScale, Features, Treatment, as_dose
 from causcade.regimes.labels import shorten, split_label, suggest
 
@@ -157,6 +157,7 @@ def joined(
     asked: Sequence[Sequence[Treatment]],
     more: pd.DataFrame | None,
     number: int,
+    effects: Effects,
 ) -> Interventions:
     """Interventions of a single fit, one row for each list of treatments.
 
@@ -169,30 +170,34 @@ def joined(
     ends = np.cumsum([0, *map(len, asked)])
     rows = [list(range(a, b)) for a, b in pairwise(ends)]
     if fit.config.amortised:
-        found = fit.interventions(features([known[0], *flat], more).astype(np.float32), number=number)
+        numbers = features([known[0], *flat], more).astype(np.float32)
+        found = fit.interventions(numbers, number=number, effects=effects)
         return join(found, [[r + 1 for r in some] for some in rows])
     place = {t: i for i, t in enumerate(known)}
     if new := [f"{t.name} at {t.dose:g}" for t in flat if t not in place]:
         msg = f"A model with amortised=False knows the treatments of its training only, not {shorten(new)}."
         raise ValueError(msg)
-    return join(fit.interventions(number=number), [[place[flat[r]] for r in some] for some in rows])
+    return join(fit.interventions(number=number, effects=effects), [[place[flat[r]] for r in some] for some in rows])
 
 
 def join(found: Interventions, rows: Sequence[Sequence[int]]) -> Interventions:
     """Join interventions that are made together; no rows: nothing is done.
 
-    A gene is a target if it is one of any of them. Shifts add up; where several set a gene (hard interventions), the
-    one that is surest of that target does.
+    A gene is a target if it is one of any of them. Shifts add up, by the share in which each is followed; where several
+    set a gene (hard interventions), the one that is surest of that target does.
     """
     shift = found.log_sd is None
-    parts: dict[str, list[torch.Tensor]] = {name: [] for name in ("logits", "mean", "log_sd", "zero_logit")}
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name in ("logits", "mean", "log_sd", "zero_logit", "share")}
     for some in rows or [[]]:
         at = torch.as_tensor(list(some) or [0], dtype=torch.int64)
         logits, best = found.logits[at].max(0)
         parts["logits"].append(logits if some else torch.full_like(logits, -torch.inf))
-        added = torch.where(found.logits[at] > 0, found.mean[at], 0.0).sum(0)
-        alone = _pick(found.mean, at, best)
-        parts["mean"].append(torch.where(logits > 0, added, alone) if shift else alone)
+        alone, followed = _pick(found.mean, at, best), found.followed[at]
+        most = followed.max(0).values
+        added = (followed * found.mean[at]).sum(0) / most.clamp(min=torch.finfo(most.dtype).tiny)
+        parts["mean"].append(torch.where(most > 0, added, alone) if shift else alone)
+        if found.share is not None:
+            parts["share"].append(most if some else torch.zeros_like(most))
         for name in ("log_sd", "zero_logit"):
             if (values := getattr(found, name)) is not None:
                 parts[name].append(_pick(values, at, best))

@@ -10,7 +10,7 @@ import pandas as pd
 
 from causcade import _keys
 from causcade._checks import at_least, generator
-from causcade.gimfit import GimFit, Interventions
+from causcade.gimfit import Effects, GimFit, Interventions
 from causcade.models import _gim_answers as answers
 from causcade.models._gim_features import Treatment
 from causcade.models._gim_model import GimModel
@@ -74,7 +74,12 @@ class GIM(GimModel):
         return answers.ask(perturbation, dose, self.treatments, params.get("sep"), control=control, with_doses=doses)
 
     def _interventions(
-        self, asked: Sequence[Treatment], features: pd.DataFrame | None, combine: str, fit: GimFit
+        self,
+        asked: Sequence[Treatment],
+        features: pd.DataFrame | None,
+        combine: str,
+        fit: GimFit,
+        effects: Effects = "expected",
     ) -> list[Interventions]:
         """Interventions of treatments by each fit."""
         if combine not in ("union", "features"):
@@ -82,7 +87,7 @@ class GIM(GimModel):
             raise ValueError(msg)
         read = answers.resolve(asked, self.treatments, union=combine == "union")
         numbers = range(len(fit.models))
-        return [answers.joined(fit, self.features, self.treatments, read, features, n) for n in numbers]
+        return [answers.joined(fit, self.features, self.treatments, read, features, n, effects) for n in numbers]
 
     def predict(
         self,
@@ -92,6 +97,7 @@ class GIM(GimModel):
         n_cells: int = 100,
         features: pd.DataFrame | None = None,
         combine: Combine = "union",
+        effects: Effects = "expected",
         rng: int | np.random.Generator | None = 0,
     ) -> AnnData:
         """Draw cells under treatments, seen or not.
@@ -113,6 +119,10 @@ class GIM(GimModel):
             joined: targets are those of any part; shifts add up; where several parts set a gene, the one that is surest
             of that target does. ``"features"``: the network is asked about the sum of the parts' features, which makes
             sense if there were other combinations in training.
+        effects
+            ``"expected"``: each gene follows its intervention by its probability of being a target (a shift by that share
+            of it), the mean over what the targets may be. ``"called"``: wholly above one half, else not at all, as in
+            the paper. They differ where targets are unsure, as those of new perturbations often are.
         rng
             Seed or generator of the noise.
 
@@ -128,13 +138,14 @@ class GIM(GimModel):
         KeyError
             If a perturbation has no features: it is new, and the model knows names only.
         ValueError
-            If doses are missing, superfluous or unusable, or a number is out of range.
+            If doses are missing, superfluous or unusable, a number is out of range, or `combine` or `effects` is another
+            word.
         """
         from anndata import AnnData
 
         fit, n_cells, gen = self.fitted, at_least(n_cells, 1, "n_cells"), generator(rng)
         asked = self._ask(perturbation, dose)
-        drawn = answers.draw(fit, self._interventions(asked, features, combine, fit), n_cells, gen)
+        drawn = answers.draw(fit, self._interventions(asked, features, combine, fit, effects), n_cells, gen)
         x, shares = np.concatenate(drawn), answers.shares(n_cells, len(fit.models))
         seen = set(self.treatments)
         obs = pd.DataFrame(
@@ -184,7 +195,8 @@ class GIM(GimModel):
         """
         fit = self.fitted
         asked = [t for t in self._ask(perturbation, dose) if t.parts]
-        return answers.table_of_targets(fit, self._interventions(asked, features, combine, fit), asked, self.genes)
+        found = self._interventions(asked, features, combine, fit, "called")
+        return answers.table_of_targets(fit, found, asked, self.genes)
 
     def get_graph(self, *, min_probability: float = 0.0) -> pd.DataFrame:
         """Give the causal graph among the genes. Writes nothing.
@@ -228,6 +240,7 @@ class GIM(GimModel):
         n_cells: int = 500,
         features: pd.DataFrame | None = None,
         combine: Combine = "union",
+        effects: Effects = "expected",
         rng: int | np.random.Generator | None = 0,
     ) -> pd.DataFrame:
         """Compare predictions with cells that training has not seen, next to the baselines.
@@ -244,7 +257,7 @@ class GIM(GimModel):
             is one treatment.
         n_cells
             Cells that the model draws for each treatment.
-        features, combine
+        features, combine, effects
             As in :meth:`predict`.
         rng
             Seed or generator of the noise.
@@ -269,7 +282,8 @@ class GIM(GimModel):
         data = self.environments()
         true, asked = self._unseen(adata)
         several = answers.baselines(baselines, data, self.treatments, self.features)
-        made = {"GIM": answers.draw(fit, self._interventions(asked, features, combine, fit), n_cells, gen)}
+        found = self._interventions(asked, features, combine, fit, effects)
+        made = {"GIM": answers.draw(fit, found, n_cells, gen)}
         made |= {name: predict(asked, features) for name, predict in several.items()}
         control = data.values[data.codes == 0]
         seen = set(self.treatments)

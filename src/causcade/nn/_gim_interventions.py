@@ -27,17 +27,25 @@ class Interventions:
         Hard: mean of a target (of its logarithm for zero-inflated values); shift: what is added.
     log_sd, zero_logit
         Hard only: log standard deviation of a target; and logit of a zero, for zero-inflated values.
+    share
+        How far cells follow the intervention in each gene, 0 to 1; None: wholly in the most probable targets.
     """
 
     logits: Tensor
     mean: Tensor
     log_sd: Tensor | None = None
     zero_logit: Tensor | None = None
+    share: Tensor | None = None
 
     @property
     def targets(self) -> Tensor:
         """Most probable targets, bool."""
         return self.logits > 0
+
+    @property
+    def followed(self) -> Tensor:
+        """Share, also where none is given."""
+        return self.targets.to(self.mean.dtype) if self.share is None else self.share
 
     def detach(self) -> Interventions:
         """The same without gradient."""

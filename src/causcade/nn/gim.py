@@ -286,7 +286,8 @@ class Gim(nn.Module):
         graph
             ``(d, d)``, [cause, effect], acyclic: a cyclic one gives no distribution, and this does not look.
         interventions
-            Parameters ``(k, d)``; genes with a positive logit are targets.
+            Parameters ``(k, d)``. A gene is moved by its share of a shift; of a hard intervention, mean, log standard
+            deviation and logit of zeros lie by that share between those of its causes and of the intervention.
         n
             Cells in each environment.
         rng
@@ -295,17 +296,18 @@ class Gim(nn.Module):
         k, d = interventions.logits.shape
         made = _Noise(k, n, d, self.mechanisms.log_sd, rng)
         log_sd, zero = self.mechanisms.noise()
-        targets = interventions.targets[:, None]
-        fixed, shift = None, torch.zeros(())
-        if interventions.log_sd is None:
-            shift = torch.where(targets, interventions.mean[:, None], 0.0)
-        else:
-            fixed = made.values(interventions.mean[:, None], interventions.log_sd[:, None], interventions.zero_logit)
+        share, hard = interventions.followed[:, None], interventions.log_sd is not None
+        at, log_sd = interventions.mean[:, None], log_sd.expand(k, 1, d)
+        if interventions.log_sd is not None:
+            log_sd = log_sd.lerp(interventions.log_sd[:, None], share)
+        if zero is not None:
+            zero = zero.expand(k, 1, d)
+            if interventions.zero_logit is not None:
+                zero = zero.lerp(interventions.zero_logit[:, None], share)
         values = torch.zeros_like(made.normal)
         for _ in range(d):  # each round is right for genes one step further from the roots; the noise stays the same
-            mean = self.mechanisms.mean(values.flatten(0, 1), graph.to(values.dtype)).view(k, n, d) + shift
-            new = made.values(mean, log_sd, zero)
-            new = new if fixed is None else torch.where(targets, fixed, new)
+            mean = self.mechanisms.mean(values.flatten(0, 1), graph.to(values.dtype)).view(k, n, d)
+            new = made.values(mean.lerp(at, share) if hard else mean + share * at, log_sd, zero)
             if torch.equal(new, values):
                 break
             values = new
@@ -323,5 +325,4 @@ class _Noise:
         out = mean + log_sd.exp() * self.normal
         if zero_logit is None:
             return out
-        logit = zero_logit[:, None] if zero_logit.ndim == 2 else zero_logit
-        return torch.where(self.uniform < logit.sigmoid(), 0.0, out.exp())
+        return torch.where(self.uniform < zero_logit.sigmoid(), 0.0, out.exp())
