@@ -314,7 +314,7 @@ def _scatter(m: Moments, group_mean: Tensor, centred: Tensor) -> tuple[Tensor, T
         return within, within - explained
     own = m.squares - (by_group[:, None] * group_mean.square()).sum(0) - explained.diagonal()
     root = own.clamp(min=0).sqrt()
-    resid = root[:, None] * m.residual.to(root) * root
+    resid = (root[:, None] * m.residual).mul_(root)
     resid.diagonal().copy_(own)
     return explained + resid, resid
 
@@ -354,8 +354,7 @@ def _correlation(scatter: Tensor, floor: Tensor | float = 0.0) -> Tensor:
     square = scatter.diagonal()
     scale = torch.where(square > floor, square, 0.0).sqrt()
     inverse = torch.where(scale > 1e-9 * scale.max().clamp(min=1e-30), 1 / scale.clamp(min=1e-30), 0.0)
-    out = (scatter * inverse[:, None] * inverse[None]).clamp(-1, 1)
-    return out.fill_diagonal_(0)
+    return (scatter * inverse[:, None]).mul_(inverse).clamp_(-1, 1).fill_diagonal_(0)
 
 
 def _between(group_mean: Tensor, cells: Tensor, fewest: int = 4) -> Tensor:
@@ -372,7 +371,7 @@ def _partial(correlation: Tensor, ridge: float = 0.05) -> Tensor:
     full = correlation.clone().fill_diagonal_(1 + ridge)
     precision = torch.cholesky_inverse(torch.linalg.cholesky(full))
     scale = precision.diagonal().sqrt()
-    return (-precision / scale[:, None] / scale[None]).fill_diagonal_(0)
+    return precision.neg_().div_(scale[:, None]).div_(scale).fill_diagonal_(0)
 
 
 def cell_values(x: Tensor, total: Tensor, *, shift: float = 10.0) -> Tensor:
