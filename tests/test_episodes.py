@@ -104,6 +104,20 @@ def test_assays_follow_the_prior() -> None:
     assert deep / shallow == pytest.approx(2.718, rel=0.1)
 
 
+def test_levels_of_genes_are_of_the_assay() -> None:
+    """A factor of each gene, new for each assay, of the spread that is asked for; without, nothing is drawn."""
+    screen = draw_screen(SMALL, 0, 0)
+    fidelity = {"high": 1.0}
+    plain, spread = (replace(SMALL, fidelities=fidelity, levels=levels) for levels in ((0.0, 0.0), (1.5, 1.5)))
+    assert torch.equal(assay(screen, plain, 0, 0)[0], assay(screen, replace(SMALL, fidelities=fidelity), 0, 0)[0])
+    means = torch.stack([screen.x.mean(0), *(assay(screen, spread, 0, i)[0].mean(0) for i in range(3))])
+    means = means[:, (means > 0).all(0)]
+    shifts = means[1:].log() - means[0].log()
+    assert 0.8 < float(shifts.std(1).mean()) < 2.2
+    assert float(torch.corrcoef(shifts).triu(1).abs().max()) < 0.6  # not the same genes each time
+    assert "levels" not in SMALL.to_dict() and spread.to_dict()["levels"] == (1.5, 1.5)
+
+
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="kind of graph 'erdos'"):
         draw_screen(replace(SMALL, graph_kinds={"erdos": 1.0}), 0, 0)

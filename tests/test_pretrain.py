@@ -91,13 +91,13 @@ def same(a, b):
 # --- recipes ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["tcd-grn-umi", "tcd-grn-expression"])
+@pytest.mark.parametrize("name", ["tcd-grn-umi", "tcd-grn-expression", "tcd-screens"])
 def test_bundled_recipes_load_and_build(name) -> None:
     recipe = Recipe.load(name)
     assert recipe.name == name
     prior = recipe.screen_prior()
     assert isinstance(prior.depth_shift, tuple)
-    assert ("low" in prior.fidelities) == (name == "tcd-grn-umi")
+    assert ("low" in prior.fidelities) == (name != "tcd-grn-expression")
     net = build_network(recipe)
     assert isinstance(net, PairStream)
     assert net.config == PairStreamConfig(**recipe.sizes)
@@ -105,8 +105,9 @@ def test_bundled_recipes_load_and_build(name) -> None:
 
 def test_digest_knows_every_field() -> None:
     digests = {TINY.digest(), replace(TINY, seed=1).digest(), replace(TINY, lr=1e-4).digest()}
-    digests |= {replace(TINY, prior={**PRIOR, "dt": 0.1}).digest()}
-    assert len(digests) == 4
+    digests |= {replace(TINY, prior={**PRIOR, "dt": 0.1}).digest(), replace(TINY, start="mine").digest()}
+    digests |= {replace(TINY, prior={**PRIOR, "levels": [0.5, 1.0]}).digest()}
+    assert len(digests) == 6
     assert replace(TINY).digest() == TINY.digest()
     assert Recipe(**json.loads(json.dumps(TINY.__dict__))).digest() == TINY.digest()
 

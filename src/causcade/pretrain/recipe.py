@@ -191,7 +191,7 @@ class Recipe:
         elif self.model == "AVICI":
             everything = asdict(self) | {"prior": self.graph_prior().to_dict()}
         else:
-            everything = {k: v for k, v in asdict(self).items() if k not in _LATER}
+            everything = {k: v for k, v in asdict(self).items() if k not in _LATER or (k == "start" and v)}
             everything["prior"] = self.screen_prior().to_dict()
         return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -45,6 +45,10 @@ class ScreenPrior:
         Added to the log library size (in nats): a continuum of depth around the published settings.
     fidelities
         Fidelity of each assay of the same cells with weights.
+    levels
+        How well genes are captured: standard deviation of the log of a factor of each gene, new for each assay. Without it
+        genes with many causes are expressed more, and a network learns to read causes off the mean, which no real
+        screen bears out.
     full_coverage, full_efficacy, refit, groups_known, ten_cells
         Share of screens in which every gene is perturbed, the perturbations are complete, half-responses are refitted,
         the cell types are known to the analyst, ten cells per perturbation (else log-uniform 2 to 400).
@@ -81,6 +85,7 @@ class ScreenPrior:
     )
     depth_shift: Range = (-0.7, 1.5)
     fidelities: dict[str, float] = field(default_factory=lambda: {"low": 1.0})
+    levels: Range = (0.0, 0.0)
     full_coverage: float = 0.5
     full_efficacy: float = 0.7
     refit: float = 0.15
@@ -91,8 +96,8 @@ class ScreenPrior:
     dt: float = 0.05
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dict, for recipes and model cards."""
-        return asdict(self)
+        """Plain dict, for recipes and model cards; what came later is left out where it is not used, so that hashes stay."""
+        return {k: v for k, v in asdict(self).items() if k != "levels" or any(v)}
 
 
 @dataclass(frozen=True)
@@ -234,5 +239,9 @@ def assay(screen: Screen, prior: ScreenPrior, rng: int, index: int) -> tuple[Ten
     tech = noise.technology(name, mix=r.random() < 0.5, rng=r.getrandbits(31))
     shift = _between(r, prior.depth_shift)
     tech = replace(tech, library_mean=tech.library_mean + shift)
-    rate = noise.add_technical_noise(screen.x, tech, rng=gen)
+    x = screen.x
+    if any(prior.levels):
+        factor = torch.randn(x.shape[1], generator=gen, device=x.device) * _between(r, prior.levels)
+        x = x * factor.exp()
+    rate = noise.add_technical_noise(x, tech, rng=gen)
     return noise.count(rate, fidelity, rng=gen), f"{name} {fidelity} {shift:+.1f}"
