@@ -56,7 +56,8 @@ standardised gene by gene (raw ones grow without bound). Means over data sets ±
 (0.1), 50 predicted against 50 measured cells; *distance*: Euclidean, between means; both are medians over the
 regimes of a data set (W2: over a quarter of them). Lower is better for SID, W2 and distance. *BaCaDI\\**: GIM with free targets and parameters per regime. *GIES* is told the
 targets, *PC* sees control cells; undirected edges count as they are in truth. *n*: data sets. Causal methods but GIM have nothing to say on perturbations not seen. Ridge and MLP predict
-the change of the mean, by which control cells are moved. Settings were chosen on other data sets. CPU seconds are of one thread."""
+the change of the mean, by which control cells are moved. *called targets*: the fits of the row above, but genes are moved wholly where the
+probability of being a target is above one half, and else not at all. Settings were chosen on other data sets. CPU seconds are of one thread."""
 
 
 def _number(row: pd.Series, name: str, digits: int) -> str:

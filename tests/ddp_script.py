@@ -104,9 +104,30 @@ def interrupted() -> dict[str, Any]:
     return told(model) | {"heard": heard}
 
 
+def ended(how: signal.Signals) -> dict[str, Any]:
+    """One of the processes is ended from outside in the third epoch."""
+    real = Plan.training_step
+
+    def step(self: Plan, batch: Any, number: int) -> Any:
+        if self.n_steps == 5 and self.global_rank == 1:
+            os.kill(os.getpid(), how)
+        return real(self, batch, number)
+
+    Plan.training_step = step  # type: ignore[method-assign]
+    model = new("TCD")
+    try:
+        train(model, 100, **TWO)
+    except RuntimeError as error:
+        return told(model) | {"says": str(error)}
+    finally:
+        Plan.training_step = real  # type: ignore[method-assign]
+    return {}
+
+
 if __name__ == "__main__":
     logging.basicConfig(level=logging.ERROR)
     torch.set_num_threads(1)
     found: dict[str, Any] = {name: curves(name) for name in SIZES}
     found |= {"stopped": stopped(), "broken": broken(), "interrupted": interrupted()}
+    found |= {how.name: ended(how) for how in (signal.SIGKILL, signal.SIGTERM)}
     sys.stdout.write("\n" + json.dumps(found) + "\n")

@@ -288,11 +288,11 @@ def test_given_interventions_are_sampled(data: Environments) -> None:
 @pytest.mark.parametrize("anneal", [False, True])
 def test_effects_follow_the_probability_of_targets(data: Environments, *, anneal: bool) -> None:
     found = fit(data, tiny(anneal_targets=anneal), rng=0, accelerator="cpu")
-    unsure = found.interventions(data.features)
+    unsure = found.interventions(data.features, effects="expected")
     assert unsure.share is not None
     np.testing.assert_allclose(unsure.share, found.targets(data.features), rtol=1e-5)
-    assert found.interventions(data.features, effects="called").share is None
-    assert found.interventions().share[0].max() == 0  # type: ignore[index]
+    assert found.interventions(data.features).share is None  # logits decide, also where they are changed
+    assert found.interventions(effects="expected").share[0].max() == 0  # type: ignore[index]
     expected, called = (found.predict(n_cells=20, rng=0, effects=e) for e in ("expected", "called"))
     np.testing.assert_array_equal(expected, found.predict(n_cells=20, rng=0))
     np.testing.assert_array_equal(expected[0], called[0])
@@ -303,6 +303,17 @@ def test_effects_follow_the_probability_of_targets(data: Environments, *, anneal
     np.testing.assert_array_equal(expected, called)
     with pytest.raises(ValueError, match="effects must be 'expected' or 'called', not 'mean'"):
         found.predict(effects="mean")  # type: ignore[arg-type]
+
+
+def test_many_perturbations_are_drawn_in_parts(data: Environments, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part with its own rows of everything."""
+    found = fit(data, TINY, rng=0, accelerator="cpu")
+    found.models[0].mechanisms.log_sd.data.fill_(-20)
+    asked = found.interventions(effects="expected")
+    asked.log_sd = torch.full_like(asked.mean, -20)
+    whole = found.sample(asked, 3, rng=0)
+    monkeypatch.setattr("causcade.gimfit._result._MANY_CELLS", 6)
+    np.testing.assert_allclose(found.sample(asked, 3, rng=0), whole, atol=0.1)
 
 
 def test_cells_are_not_changed_and_units_come_back(data: Environments) -> None:

@@ -523,6 +523,28 @@ def test_effects_can_be_those_of_called_targets(trained: GIM) -> None:
         trained.predict("x", 1.0, effects="best")  # type: ignore[arg-type]
 
 
+def test_targets_and_comparison_with_called_effects(trained: GIM) -> None:
+    test = drugs()
+    expected, called = (
+        trained.compare(test, baselines=(), n_cells=30, effects=e)["mean_distance"] for e in ("expected", "called")
+    )
+    assert (expected != called).any()
+    found = trained._interventions(trained._ask(("x", "y"), 1.0), None, "union", trained.fitted, "called")
+    value = trained.get_targets(("x", "y"), 1.0).set_index("gene")["value"].loc[GENES]
+    fit = trained.fitted
+    mean = np.mean([f.mean[0].numpy() * fit.scale + fit.center for f in found], axis=0)
+    np.testing.assert_allclose(value, mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize("intervention", ["hard", "shift"])
+def test_free_interventions_answer(intervention: str) -> None:
+    model = new(choices={"intervention": intervention, "amortised": False, "steps": 2})
+    model.train(**QUICK)
+    out = model.get_targets("x", 1.0)
+    assert np.isfinite(out[["probability", "value"]]).all(axis=None)
+    assert np.isfinite(model.predict("x", 1.0, n_cells=3).X).all()
+
+
 def test_combinations(trained: GIM) -> None:
     out = trained.predict(("y", "x"), (10.0, 1.0), n_cells=2)
     assert out.obs["perturbation"].tolist() == ["x+y"] * 2 and out.obs["doses"].tolist() == ["1+10"] * 2

@@ -359,6 +359,20 @@ def test_a_share_of_an_intervention(intervention: str) -> None:
     torch.testing.assert_close(cells[1, :, root].std().log(), log_sd, atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("intervention", ["hard", "shift"])
+def test_what_is_no_target_may_hold_anything(intervention: str) -> None:
+    model, made = model_of(intervention=intervention), forms("linear", intervention)
+    hit = torch.zeros(K, D, dtype=torch.bool)
+    hit[:, 1] = True
+    odd = replace(made, logits=torch.where(hit, 5.0, -5.0), mean=torch.where(hit, made.mean, torch.nan))
+    if made.log_sd is not None:
+        odd.log_sd = torch.where(hit, -torch.inf, torch.nan)
+        made.log_sd = torch.full((K, D), -torch.inf)
+    cells = model.sample(DAG, odd, 50, rng=seeded())
+    assert torch.equal(cells, model.sample(DAG, replace(made, logits=odd.logits), 50, rng=seeded()))
+    assert torch.isfinite(cells).all()
+
+
 def test_zeros_follow_their_share() -> None:
     model = model_of(mechanism="zero_inflated")
     inter = replace(forms("zero_inflated", "hard"), share=torch.full((K, D), 0.5))

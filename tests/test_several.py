@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
-from torch.multiprocessing import ProcessExitedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from causcade.models import TCD
 from causcade.models._several import several
@@ -76,6 +76,15 @@ def test_ctrl_c_leaves_the_epochs_that_were_done(ran: dict[str, Any]) -> None:
     assert 2 <= n < 100 and left["steps"] == 2 * n  # whole epochs
 
 
+@forks
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
+def test_a_process_that_is_ended_ends_all_and_leaves_its_epochs(ran: dict[str, Any], how: str) -> None:
+    left = ran[how]
+    assert ("was killed" if how == "SIGKILL" else "SIGTERM") in left["says"]
+    assert left["says"].endswith("The model holds the last whole epoch.")
+    assert left["trained"] and left["steps"] == 4 and len(left["losses"]["train_loss"]) == 2
+
+
 # --- the process that waits -----------------------------------------------------------------------------------------
 
 
@@ -83,6 +92,7 @@ class Process:
     """Writes a state until it is ended."""
 
     pid = 0
+    exitcode: int | None = None
 
     def __init__(self) -> None:
         self.alive = True
@@ -94,29 +104,44 @@ class Process:
         assert not self.alive
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), ProcessExitedException("signal SIGKILL", 0, 1, -9)])
-def test_state_is_read_once_nobody_writes_it(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+ENDED = [
+    (KeyboardInterrupt(), None, ""),
+    (
+        ProcessExitedException("signal SIGKILL", 0, 1, -9),
+        -9,
+        "Process 1 of the training was killed; .*last whole epoch",
+    ),
+    (ProcessRaisedException("Connection closed by peer", 0, 1), -9, "Process 1 .* was killed; .*last whole epoch"),
+    (ProcessExitedException("exit code 1", 1, 1, 1), 1, "exit code 1.*`if __name__ == '__main__':`.*last whole epoch"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "says"), ENDED)
+def test_state_is_read_once_nobody_writes_it(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int | None, says: str
+) -> None:
     taken: list[Any] = []
     plan = SimpleNamespace(snapshot=None, load_state_dict=taken.append)
-    process = Process()
-    launcher = SimpleNamespace(procs=[process])
+    process, other = Process(), Process()
+    other.alive, other.exitcode = code is None, code
+    launcher = SimpleNamespace(procs=[process, other])
     trainer = SimpleNamespace(checkpoint_callback=True, strategy=SimpleNamespace(launcher=launcher))
-    runner: Any = SimpleNamespace(trainer=trainer, model=SimpleNamespace(history_=None))
+    runner: Any = SimpleNamespace(trainer=trainer, model=SimpleNamespace(history_=None, is_trained_=False))
     with several({}, ["cpu", "cpu"], unused=True) as how:
 
         def kill(*_: Any) -> None:
-            process.alive = False
+            process.alive = other.alive = False
             torch.save({"plan": {"n_steps": 4}, "losses": {"train_loss": [2.0, 1.0]}}, how.snapshot)
 
         how.snapshot.write_bytes(b"PK half of a state")
         monkeypatch.setattr("causcade.models._several.os.kill", kill)
-        killed = isinstance(error, ProcessExitedException)
         with (
-            pytest.raises(RuntimeError, match="signal SIGKILL") if killed else pytest.raises(KeyboardInterrupt),
+            pytest.raises(RuntimeError, match=says) if says else pytest.raises(KeyboardInterrupt),
             how.watch(runner, plan),  # type: ignore[arg-type]
         ):
             raise error
     assert taken == [{"n_steps": 4}] and plan.snapshot is None
+    assert runner.model.is_trained_ == bool(says)  # after Ctrl-C the caller says so
     assert runner.model.history_["train_loss"]["train_loss"].tolist() == [2.0, 1.0]
 
 

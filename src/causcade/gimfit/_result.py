@@ -150,7 +150,7 @@ class GimFit:
 
     @torch.no_grad()
     def interventions(
-        self, features: NDArray[np.floating] | None = None, *, number: int = 0, effects: Effects = "expected"
+        self, features: NDArray[np.floating] | None = None, *, number: int = 0, effects: Effects = "called"
     ) -> Interventions:
         """Interventions that a single fit reads from features, in the model's units (see ``center`` and ``scale``).
 
@@ -163,8 +163,10 @@ class GimFit:
         number
             Which fit.
         effects
-            ``"expected"``: each gene follows its intervention by its probability of being a target, the mean over what the
-            targets may be; ``"called"``: wholly if that is above one half, else not at all, as in the paper.
+            ``"called"``: cells follow the intervention wholly in genes that are targets with a probability above one half,
+            and not at all in others, as in the paper; ``"expected"``: in each gene by that probability, kept as ``share``.
+            A share of a shift is added; of a hard intervention, mean, log standard deviation and logit of zeros lie by
+            that share between those of the causes and of the intervention. Cells spread less than if targets were drawn.
 
         Raises
         ------
@@ -178,7 +180,7 @@ class GimFit:
             msg = "A fit with amortised=False knows the environments of the fit only; leave features=None."
             raise ValueError(msg)
         rows = self.features if features is None else as_features(features, self.features.shape[1])
-        found: Interventions = self.models[number].interventions(torch.as_tensor(rows))
+        found: Interventions = self.models[number].interventions(torch.as_tensor(rows)).detach()
         if features is None:
             logits = found.logits.clone()
             logits[0] = -torch.inf

@@ -194,7 +194,9 @@ def join(found: Interventions, rows: Sequence[Sequence[int]]) -> Interventions:
         parts["logits"].append(logits if some else torch.full_like(logits, -torch.inf))
         alone, followed = _pick(found.mean, at, best), found.followed[at]
         most = followed.max(0).values
-        added = (followed * found.mean[at]).sum(0) / most.clamp(min=torch.finfo(most.dtype).tiny)
+        added = torch.where(followed > 0, followed * found.mean[at], 0.0).sum(0) / most.clamp(
+            min=torch.finfo(most.dtype).tiny
+        )
         parts["mean"].append(torch.where(most > 0, added, alone) if shift else alone)
         if found.share is not None:
             parts["share"].append(most if some else torch.zeros_like(most))

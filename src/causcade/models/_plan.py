@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,11 @@ class Plan(lightning.LightningModule):
         """Go on from there."""
         self.n_steps = state["n_steps"]
         self.module.set_state(state["module"])
+
+    def on_train_start(self) -> None:
+        """Die of SIGTERM where several train: Lightning's handler waits for the others, which wait for this one."""
+        if self.snapshot is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def on_train_epoch_start(self) -> None:
         """Keep the epochs that are done, for the case that this one is not."""

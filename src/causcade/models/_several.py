@@ -89,27 +89,57 @@ class Several:
             runner.trainer._model = None  # would be sent to every process, with all cells
         try:
             yield
-        except ProcessRaisedException as error:
-            msg = str(error).strip().splitlines()[-1].removeprefix("RuntimeError: ")
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            killed = _killed(runner)
+            msg = _reason(error, killed)
+            if (killed is not None or isinstance(error, ProcessExitedException)) and self._take_over(runner, plan):
+                runner.model.is_trained_ = True
+                msg += " The model holds the last whole epoch."
             raise RuntimeError(msg) from error
-        except BaseException as error:
-            _end(runner)  # so that the state is the last one
-            if self.snapshot.exists():
-                kept = torch.load(self.snapshot, weights_only=True)
-                plan.load_state_dict(kept["plan"])
-                runner.model.history_ = _longer(runner.model.history_ or {}, kept["losses"])
-            if isinstance(error, ProcessExitedException):
-                msg = f"Training ended: {error}. Often memory ran out; the model holds the last whole epoch."
-                raise RuntimeError(msg) from error
+        except BaseException:
+            self._take_over(runner, plan)
             raise
         finally:
             plan.snapshot = None
             _end(runner)
 
+    def _take_over(self, runner: TrainRunner, plan: Plan) -> bool:
+        """Bring back what the last whole epoch left; say whether there was one."""
+        _end(runner)  # nobody writes any more
+        if not self.snapshot.exists():
+            return False
+        kept = torch.load(self.snapshot, weights_only=True)
+        plan.load_state_dict(kept["plan"])
+        runner.model.history_ = _longer(runner.model.history_ or {}, kept["losses"])
+        return True
+
+
+def _killed(runner: TrainRunner) -> int | None:
+    """Which process was killed, if one was."""
+    codes = [process.exitcode for process in _processes(runner)]
+    killed = -getattr(signal, "SIGKILL", 0)
+    return codes.index(killed) if killed and killed in codes else None
+
+
+def _reason(error: Exception, killed: int | None) -> str:
+    """Why processes ended. Where one was killed, another may have raised what it saw of that: a lost connection."""
+    if killed is not None:
+        return f"Process {killed} of the training was killed; often memory ran out."
+    if isinstance(error, ProcessRaisedException):
+        return str(error).strip().splitlines()[-1].removeprefix("RuntimeError: ")
+    return (
+        f"Training ended: {error}. What it printed says why. If this is a script, its work must stand under "
+        "`if __name__ == '__main__':`, since every process imports it."
+    )
+
+
+def _processes(runner: TrainRunner) -> Any:
+    return getattr(runner.trainer.strategy.launcher, "procs", ())
+
 
 def _end(runner: TrainRunner) -> None:
     """Kill the processes that still train."""
-    for process in getattr(runner.trainer.strategy.launcher, "procs", ()):
+    for process in _processes(runner):
         if process.is_alive():
             os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
         process.join()

@@ -120,9 +120,10 @@ class GIM(GimModel):
             of that target does. ``"features"``: the network is asked about the sum of the parts' features, which makes
             sense if there were other combinations in training.
         effects
-            ``"expected"``: each gene follows its intervention by its probability of being a target (a shift by that share
-            of it), the mean over what the targets may be. ``"called"``: wholly above one half, else not at all, as in
-            the paper. They differ where targets are unsure, as those of new perturbations often are.
+            ``"expected"``: each gene follows its intervention by its probability of being a target: by that share of a shift,
+            or, for hard ones, with mean and log standard deviation that far between those of its causes and of the
+            intervention. ``"called"``: wholly above one half, else not at all, as in the paper. They differ where targets
+            are unsure, as those of new perturbations often are; cells spread less than if targets were drawn.
         rng
             Seed or generator of the noise.
 
@@ -306,6 +307,8 @@ class GIM(GimModel):
         rng: int | np.random.Generator | None = 0,
     ) -> pd.DataFrame:
         """Give means of genes along the dose of a perturbation: data, model and baselines. Writes nothing.
+
+        Genes that may be targets follow by their probability, as by default in :meth:`predict`.
 
         Parameters
         ----------

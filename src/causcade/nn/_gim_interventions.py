@@ -28,7 +28,8 @@ class Interventions:
     log_sd, zero_logit
         Hard only: log standard deviation of a target; and logit of a zero, for zero-inflated values.
     share
-        How far cells follow the intervention in each gene, 0 to 1; None: wholly in the most probable targets.
+        How far cells follow the intervention in each gene, 0 to 1, whatever the logits are; None: wholly in the most
+        probable targets.
     """
 
     logits: Tensor
@@ -49,8 +50,8 @@ class Interventions:
 
     def detach(self) -> Interventions:
         """The same without gradient."""
-        log_sd, zero = (None if p is None else p.detach() for p in (self.log_sd, self.zero_logit))
-        return Interventions(self.logits.detach(), self.mean.detach(), log_sd, zero)
+        log_sd, zero, share = (None if p is None else p.detach() for p in (self.log_sd, self.zero_logit, self.share))
+        return Interventions(self.logits.detach(), self.mean.detach(), log_sd, zero, share)
 
 
 def _names(config: GimConfig) -> list[str]:

@@ -299,19 +299,25 @@ class Gim(nn.Module):
         share, hard = interventions.followed[:, None], interventions.log_sd is not None
         at, log_sd = interventions.mean[:, None], log_sd.expand(k, 1, d)
         if interventions.log_sd is not None:
-            log_sd = log_sd.lerp(interventions.log_sd[:, None], share)
+            log_sd = _between(log_sd, interventions.log_sd[:, None], share)
         if zero is not None:
             zero = zero.expand(k, 1, d)
             if interventions.zero_logit is not None:
-                zero = zero.lerp(interventions.zero_logit[:, None], share)
+                zero = _between(zero, interventions.zero_logit[:, None], share)
+        shift = torch.zeros(()) if hard else torch.where(share > 0, share * at, 0.0)
         values = torch.zeros_like(made.normal)
         for _ in range(d):  # each round is right for genes one step further from the roots; the noise stays the same
             mean = self.mechanisms.mean(values.flatten(0, 1), graph.to(values.dtype)).view(k, n, d)
-            new = made.values(mean.lerp(at, share) if hard else mean + share * at, log_sd, zero)
+            new = made.values(_between(mean, at, share) if hard else mean + shift, log_sd, zero)
             if torch.equal(new, values):
                 break
             values = new
         return values
+
+
+def _between(own: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    """Values between two; at either end the other may be anything."""
+    return torch.where(share <= 0, own, torch.where(share >= 1, other, own.lerp(other, share)))
 
 
 class _Noise:
