@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 
 import pytest
 import torch
 
 from causcade.simulate import graphs, noise
-from causcade.simulate.episodes import ScreenPrior, assay, draw_screen
+from causcade.simulate.episodes import ScreenPrior, _programs, assay, draw_screen
 
 SMALL = ScreenPrior(genes=(20, 40), control=(30, 60), max_cells=200)
 SCREENS = [draw_screen(SMALL, 0, index) for index in range(8)]
@@ -116,6 +117,23 @@ def test_levels_of_genes_are_of_the_assay() -> None:
     assert 0.8 < float(shifts.std(1).mean()) < 2.2
     assert float(torch.corrcoef(shifts).triu(1).abs().max()) < 0.6  # not the same genes each time
     assert "levels" not in SMALL.to_dict() and spread.to_dict()["levels"] == (1.5, 1.5)
+
+
+def test_programs_move_genes_together_that_do_not_act_on_each_other() -> None:
+    """One to three numbers of a cell, of the spread that is asked for; without, nothing is drawn."""
+    x, ranks = torch.ones(400, 60), set()
+    for seed in range(8):
+        factors = _programs(x, 0.5, random.Random(seed), torch.Generator().manual_seed(seed))
+        ranks.add(int(torch.linalg.matrix_rank(factors)))
+        moved = factors.std(0) > 0
+        assert 0.3 < float(factors[:, moved].std(0).square().mean().sqrt()) < 1.2
+    assert ranks == {1, 2, 3}
+    plain, moved = (replace(SMALL, programs=by, fidelities={"high": 1.0}) for by in ((0.0, 0.0), (1.0, 1.0)))
+    assert torch.equal(assay(SCREENS[0], plain, 0, 0)[0], assay(SCREENS[0], replace(plain, programs=(0, 0)), 0, 0)[0])
+    first, again = (assay(SCREENS[0], moved, 0, 0)[0] for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, assay(SCREENS[0], plain, 0, 0)[0])
+    assert "programs" not in SMALL.to_dict() and moved.to_dict()["programs"] == (1.0, 1.0)
 
 
 def test_unknown_names_are_refused() -> None:

@@ -86,6 +86,7 @@ class ScreenPrior:
     depth_shift: Range = (-0.7, 1.5)
     fidelities: dict[str, float] = field(default_factory=lambda: {"low": 1.0})
     levels: Range = (0.0, 0.0)
+    programs: Range = (0.0, 0.0)
     full_coverage: float = 0.5
     full_efficacy: float = 0.7
     refit: float = 0.15
@@ -97,7 +98,7 @@ class ScreenPrior:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dict, for recipes and model cards; what came later is left out where it is not used, so that hashes stay."""
-        return {k: v for k, v in asdict(self).items() if k != "levels" or any(v)}
+        return {k: v for k, v in asdict(self).items() if k not in ("levels", "programs") or any(v)}
 
 
 @dataclass(frozen=True)
@@ -243,5 +244,15 @@ def assay(screen: Screen, prior: ScreenPrior, rng: int, index: int) -> tuple[Ten
     if any(prior.levels):
         factor = torch.randn(x.shape[1], generator=gen, device=x.device) * _between(r, prior.levels)
         x = x * factor.exp()
+    if any(prior.programs):
+        x = x * _programs(x, _between(r, prior.programs), r, gen).exp()
     rate = noise.add_technical_noise(x, tech, rng=gen)
     return noise.count(rate, fidelity, rng=gen), f"{name} {fidelity} {shift:+.1f}"
+
+
+def _programs(x: Tensor, spread: float, r: random.Random, gen: torch.Generator) -> Tensor:
+    """Log factors ``(n_cells, n_genes)`` of what cells vary in together."""
+    cells, genes = (torch.randn(size, generator=gen, device=x.device) for size in ((len(x), 3), (3, x.shape[1])))
+    taking_part = torch.rand(genes.shape, generator=gen, device=x.device) < r.uniform(0.1, 1.0)
+    taking_part[r.randint(1, 3) :] = False
+    return cells @ (genes * taking_part * spread)
