@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-
 from benchmarks.ablate import CHOICES, changed, summarise
+
 from causcade.pretrain import Recipe
 
 
