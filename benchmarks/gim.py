@@ -122,7 +122,7 @@ def write_page(page: Path, folder: Path) -> None:
             lines += [f"## {mechanism}, {graph}, {acted}", ""]
             lines += _markdown([
                 {"method": r["method"], "edge F1": _number(r, "edge_f1", 2), "SID": _number(r, "sid", 0), **_row(r),
-                 "CPU s": f"{r['cpu']:.2g}", "n": str(r["instances"])}
+                 "CPU s": f"{r['cpu']:.2g}" if r["cpu"] < 10 else f"{r['cpu']:.0f}", "n": str(r["instances"])}
                 for _, r in block.iterrows()
             ])  # fmt: skip
     if (file := folder / "gim_components.csv").exists():
