@@ -250,6 +250,18 @@ def test_cell_items_hold_no_foreign_perturbation() -> None:
 # --- what networks of targets learn from --------------------------------------------------------------------------
 
 
+def test_small_screens_have_steps_of_their_own() -> None:
+    """With `sizes_alike` a small screen does not cut the sets of larger ones; without, the smallest of a batch decides."""
+    wide = replace(TINY, prior={**PRIOR, "genes": [5, 40]}, subset=24, batch=4, pool=12)
+    sizes = {}
+    for alike in (False, True):
+        task = CauseTask(replace(wide, sizes_alike=alike), torch.device("cpu"))
+        sizes[alike] = [task.batch(step)[0].shape[1] for step in range(16)]
+    assert np.mean(sizes[True]) > np.mean(sizes[False]) + 3
+    assert min(sizes[True]) < 15 < 20 < max(sizes[True])
+    assert replace(TINY, sizes_alike=True).digest() != TINY.digest()
+
+
 def test_batches_of_targets_depend_on_the_step_alone() -> None:
     straight, jumping = TargetTask(TARGETS, CPU), TargetTask(TARGETS, CPU)
     steps = list(range(6))

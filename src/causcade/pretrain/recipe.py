@@ -79,6 +79,9 @@ class Recipe:
         Name (or folder) of weights to start from, as ``NAME`` or, for certain ones, ``NAME@HASH``; "" = none.
     acyclic
         Edge networks: arguments of :class:`causcade.nn.acyclic.DualState`.
+    sizes_alike
+        Pair networks: a step whose first item is smaller than `subset` takes the others from screens that are not smaller
+        still, instead of cutting them all down to the smallest. For priors with screens below `subset` genes.
     reuse
         Edge networks: steps in which every drawn item is used, each time with other cells. They are `pool` steps apart.
 
@@ -117,6 +120,7 @@ class Recipe:
     start: str = ""
     acyclic: dict[str, Any] = field(default_factory=dict)
     reuse: int = 1
+    sizes_alike: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "reuse"):
@@ -184,14 +188,15 @@ class Recipe:
 
     def digest(self) -> str:
         """Short hash of the recipe and of the whole prior, defaults included."""
+        fields = {k: v for k, v in asdict(self).items() if v or k != "sizes_alike"}
         if self.network == "differential":
             priors = {"prior": self.shift_prior().to_dict(), "screens": self.screen_prior().to_dict()}
-            everything = {k: v for k, v in asdict(self).items() if v or k not in ("start", "acyclic")}
+            everything = {k: v for k, v in fields.items() if v or k not in ("start", "acyclic")}
             everything = {k: v for k, v in everything.items() if k != "reuse"} | priors
         elif self.model == "AVICI":
-            everything = asdict(self) | {"prior": self.graph_prior().to_dict()}
+            everything = fields | {"prior": self.graph_prior().to_dict()}
         else:
-            everything = {k: v for k, v in asdict(self).items() if k not in _LATER or (k == "start" and v)}
+            everything = {k: v for k, v in fields.items() if k not in _LATER or (k == "start" and v)}
             everything["prior"] = self.screen_prior().to_dict()
         return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:12]
 

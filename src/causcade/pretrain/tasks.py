@@ -74,8 +74,11 @@ class CauseTask(_Stateless):
         """Items of the step: inputs, labels, valid."""
         wanted, r = self.fill_pool(step), self.recipe
         gen = torch.Generator(self.device).manual_seed(r.seed * 7_919 + step)
-        chosen = []
+        chosen: list[Sample] = []
         for _ in range(r.batch):
+            if chosen and r.sizes_alike:
+                least = min(r.subset, len(chosen[0].truth))
+                wanted = [i for i in wanted if max(len(s.truth) for s in self.pool[i]) >= least]
             samples = self.pool[wanted[int(torch.randint(len(wanted), (1,), generator=gen, device=gen.device))]]
             chosen.append(samples[int(torch.randint(len(samples), (1,), generator=gen, device=gen.device))])
         size = min(r.subset, *(len(sample.truth) for sample in chosen))  # no padding: absent genes must not be attended
