@@ -131,7 +131,7 @@ def fit_trees(fidelity: str, n_screens: int = 6) -> baselines.PairTrees:
 def fit_told_trees(network: str, half_response: str, sampling: str, fidelity: str, seed: int) -> baselines.PairTrees:
     """Trees that were told the network: from two screens of it with other kinetics and cells.
 
-    What pair statistics can say in the hands of someone who knows these very genes' places: a bound, not a method.
+    What statistics of single pairs say to someone who knows the places of these very genes; not a method.
     """
     pairs = []
     for i in (1, 2):
@@ -290,8 +290,8 @@ def write_page(tables: Path, page: Path) -> None:
         "`row_auroc_shuffled`, the row AUROC after the scores were handed to other targets. `column_auroc_blind` is one",
         "list of effects for all regulators. `fnr1`, `fnr2`, `fnr3`: share of causes missed by distance, at the true",
         "number of pairs. TCD deals the genes into sets twice, as `tl.causes` does, where it does not say one draw.",
-        "*Pair trees, told the network* are a bound and no method: they were trained on two other simulations of this very",
-        "network (`--told`), so they know what its genes look like.",
+        "*Pair trees, told the network* are no method: they were trained on two other simulations of this very network",
+        "(`--told`), and show how much statistics of single pairs hold for someone who knows it.",
         "",
     ]
     for path in sorted(tables.glob("tcd_*.csv")):
