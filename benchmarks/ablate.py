@@ -1,6 +1,7 @@
 """What the choices of the TCD recipes are worth: short trainings with one choice taken back, several seeds each.
 
-``python -m benchmarks.ablate --rows FILE``: half an hour of one core for each seed. ``FILE`` holds what is done.
+``python -m benchmarks.ablate --rows FILE``. ``benchmarks/rows/ablate.csv`` holds what is on the page about weights: a copy of it as
+``FILE`` is gone on from.
 """
 
 from __future__ import annotations
@@ -22,30 +23,26 @@ from causcade.heldout import score_heldout
 from causcade.pretrain import Recipe
 from causcade.pretrain.trainer import run
 
-#: What is taken back. The first is the recipe itself; graphs are "all kinds alike" without the shallow sparse ones.
-CHOICES: Final[dict[str, dict[str, Any]]] = {
-    "all choices": {},
-    "no path products": {"sizes": {"width": 32, "layers": 3, "heads": 2, "hidden": 64, "paths": 0}},
-    "no anchored sets": {"anchored": 0.0},
-    "no sparse regulators": {
-        "prior": {
-            "graph_kinds": {
-                "erdos_renyi": 1.0, "scale_free_out": 2.0, "scale_free_in": 1.0, "scale_free_undirected": 1.0,
-                "stochastic_block": 1.0,
-            }
-        }
-    },
-    "no partial coverage": {"prior": {"full_coverage": 1.0}},
-}  # fmt: skip
+CHOICES: Final = ("all choices", "no path products", "no anchored sets", "no sparse regulators", "no partial coverage")
 KINDS: Final = ("seen", "graph", "half coverage")
+KEYS: Final = ("recipe", "steps", "subset", "choice", "seed")  # of a training
 
 
 def changed(recipe: Recipe, choice: str, steps: int, subset: int, seed: int) -> Recipe:
     """The recipe with a choice taken back, short."""
-    changes = dict(CHOICES[choice])
-    prior = recipe.prior | changes.pop("prior", {})
-    short = {"steps": steps, "subset": subset, "seed": seed, "cooldown": steps // 3}
-    return replace(recipe, name="ablation", prior=prior, **short, **changes)
+    kinds = recipe.screen_prior().graph_kinds
+    change: dict[str, Any] = {
+        "all choices": {},
+        "no path products": {"sizes": recipe.sizes | {"paths": 0}},
+        "no anchored sets": {"anchored": 0.0},
+        "no sparse regulators": {
+            "prior": recipe.prior | {"graph_kinds": {k: v for k, v in kinds.items() if k != "sparse_regulators"}}
+        },
+        "no partial coverage": {"prior": recipe.prior | {"full_coverage": 1.0}},
+    }[choice]
+    return replace(
+        recipe, name="ablation", start="", steps=steps, subset=subset, seed=seed, cooldown=steps // 3, **change
+    )
 
 
 def score(weights: pretrained.Weights, recipe: Recipe, jobs: dict[str, tcd.Job]) -> list[dict[str, Any]]:
@@ -59,6 +56,17 @@ def score(weights: pretrained.Weights, recipe: Recipe, jobs: dict[str, tcd.Job])
     return out
 
 
+def train(recipe: Recipe, choice: str, steps: int, subset: int, seed: int, jobs: dict[str, tcd.Job]) -> list[dict]:
+    """Rows of one training, one for each test."""
+    start = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        short = changed(recipe, choice, steps, subset, seed)
+        run(short, Path(folder), minutes=np.inf, device="cpu", resume=False, adopt=False, every=steps)
+        found = score(pretrained.load(folder), recipe, jobs)
+    about = dict(zip(KEYS, (recipe.name, steps, subset, choice, seed), strict=True))
+    return [{**about, "cpu": time.process_time() - start, **row} for row in found]
+
+
 def main() -> None:
     """Train, score, print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -66,38 +74,34 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--subset", type=int, default=64)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--choices", nargs="+", default=list(CHOICES), choices=list(CHOICES))
+    parser.add_argument("--choices", nargs="+", default=CHOICES, choices=CHOICES)
     parser.add_argument("--rows", type=Path, help="CSV of single results; what it holds is not run again")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    recipe = replace(Recipe.load(args.recipe), start="")
-    fidelity = max(recipe.screen_prior().fidelities, key=recipe.screen_prior().fidelities.__getitem__)
-    jobs = {"E. coli": tcd.measure(tcd.simulate("ecoli", "wild-type", "steady", 0, cells=10), fidelity, 0)}
-    rows = pd.read_csv(args.rows).to_dict("records") if args.rows and args.rows.exists() else []
-    done = {(row["choice"], row["seed"]) for row in rows}
-    for seed in args.seeds:
-        for choice in args.choices:
-            if (choice, seed) in done:
-                continue
-            start = time.process_time()
-            with tempfile.TemporaryDirectory() as folder:
-                short = changed(recipe, choice, args.steps, args.subset, seed)
-                run(
-                    short, Path(folder), minutes=np.inf, device="cpu", resume=False, adopt=False, every=args.steps
-                )  # fmt: skip
-                found = score(pretrained.load(folder), recipe, jobs)
-            seconds = time.process_time() - start
-            rows += [{"choice": choice, "seed": seed, "cpu": seconds, **row} for row in found]
-            print(f"{choice}, seed {seed}: {seconds:.0f} CPU s", flush=True)
+    recipe = Recipe.load(args.recipe)
+    fidelities = recipe.screen_prior().fidelities
+    clean = tcd.simulate("ecoli", "wild-type", "steady", 0, cells=10)
+    jobs = {"E. coli": tcd.measure(clean, max(fidelities, key=fidelities.__getitem__), 0)}
+    rows = pd.read_csv(args.rows) if args.rows and args.rows.exists() else pd.DataFrame(columns=list(KEYS))
+    asked = [(recipe.name, args.steps, args.subset, c, seed) for seed in args.seeds for c in args.choices]
+    for key in asked:
+        if key not in keys_of(rows):
+            rows = pd.concat([rows, pd.DataFrame(train(recipe, key[3], key[1], key[2], key[4], jobs))])
+            print(f"{key[3]}, seed {key[4]}: {rows['cpu'].iloc[-1]:.0f} CPU s", flush=True)
             if args.rows:
-                pd.DataFrame(rows).to_csv(args.rows, index=False)
-    print(summarise(pd.DataFrame(rows)).to_string(index=False))
+                rows.to_csv(args.rows, index=False)
+    print(summarise(rows[[key in asked for key in keys_of(rows)]]).to_string(index=False))
+
+
+def keys_of(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
+    """Which training each row is of."""
+    return list(rows[list(KEYS)].itertuples(index=False, name=None))
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean over seeds; for what was taken back, the difference from the whole and its standard error, seed by seed."""
     out = []
-    whole = next(iter(CHOICES))
+    whole = CHOICES[0]
     for (test, choice), part in rows.groupby(["test", "choice"], sort=False):
         line: dict[str, Any] = {"test": test, "choice": choice, "seeds": len(part)}
         base = rows[(rows["test"] == test) & (rows["choice"] == whole)].set_index("seed")

@@ -152,9 +152,8 @@ def test_laplacian_compares_decoder_rows_along_edges() -> None:
 def test_control_is_generated_without_a_shift() -> None:
     net = make()
     made, plain = net.generate(cells(), torch.zeros(0, dtype=torch.int64), 1.0)
-    torch.testing.assert_close(
-        made, plain, rtol=1e-12, atol=1e-14
-    )  # some processors round rows of a batch each their way
+    # not to the bit: some processors round rows of a batch each their way
+    torch.testing.assert_close(made, plain, rtol=1e-12, atol=1e-14)
     again = net.generate(cells(), torch.tensor([1]), 1.0)[1]  # means, no noise
     torch.testing.assert_close(plain, again, rtol=1e-12, atol=1e-14)
 

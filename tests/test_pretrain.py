@@ -106,10 +106,17 @@ def test_bundled_recipes_load_and_build(name) -> None:
 def test_digest_knows_every_field() -> None:
     digests = {TINY.digest(), replace(TINY, seed=1).digest(), replace(TINY, lr=1e-4).digest()}
     digests |= {replace(TINY, prior={**PRIOR, "dt": 0.1}).digest(), replace(TINY, start="mine").digest()}
-    digests |= {replace(TINY, prior={**PRIOR, "levels": [0.5, 1.0]}).digest()}
-    assert len(digests) == 6
+    digests |= {replace(TINY, prior={**PRIOR, name: [0.5, 1.0]}).digest() for name in ("levels", "programs")}
+    digests |= {replace(TINY, sizes_alike=True).digest()}
+    assert len(digests) == 8
     assert replace(TINY).digest() == TINY.digest()
     assert Recipe(**json.loads(json.dumps(TINY.__dict__))).digest() == TINY.digest()
+
+
+@pytest.mark.parametrize("name", pretrained.available())
+def test_fields_that_came_later_leave_hashes_as_they_were(name) -> None:
+    config = pretrained.load(name).config
+    assert Recipe(**config["recipe"]).digest() == config["recipe_hash"]
 
 
 def test_digest_knows_the_fields_of_differential_networks() -> None:
@@ -232,6 +239,17 @@ def test_items_are_cut_to_the_smallest_screen_of_a_batch(recipe) -> None:
     assert pair_loss(net(x), labels, valid) == pair_loss(net(x), other, valid)
 
 
+def test_small_screens_have_steps_of_their_own() -> None:
+    """With `sizes_alike` a small screen does not cut the sets of larger ones; without, the smallest of a batch decides."""
+    wide = replace(TINY, prior={**PRIOR, "genes": [5, 40]}, subset=24, batch=4, pool=12)
+    sizes = {}
+    for alike in (False, True):
+        task = CauseTask(replace(wide, sizes_alike=alike), CPU)
+        sizes[alike] = [task.batch(step)[0].shape[1] for step in range(16)]
+    assert np.mean(sizes[True]) > np.mean(sizes[False]) + 3
+    assert min(sizes[True]) < 15 < 20 < max(sizes[True])
+
+
 def test_cell_items_hold_no_foreign_perturbation() -> None:
     prior = replace(CELLS.screen_prior(), full_coverage=1.0, full_efficacy=1.0, genes=(30, 30))
     sample = make_samples(draw_screen(prior, 0, 0), replace(CELLS, assays=1), prior, 0)[0]
@@ -248,18 +266,6 @@ def test_cell_items_hold_no_foreign_perturbation() -> None:
 
 
 # --- what networks of targets learn from --------------------------------------------------------------------------
-
-
-def test_small_screens_have_steps_of_their_own() -> None:
-    """With `sizes_alike` a small screen does not cut the sets of larger ones; without, the smallest of a batch decides."""
-    wide = replace(TINY, prior={**PRIOR, "genes": [5, 40]}, subset=24, batch=4, pool=12)
-    sizes = {}
-    for alike in (False, True):
-        task = CauseTask(replace(wide, sizes_alike=alike), torch.device("cpu"))
-        sizes[alike] = [task.batch(step)[0].shape[1] for step in range(16)]
-    assert np.mean(sizes[True]) > np.mean(sizes[False]) + 3
-    assert min(sizes[True]) < 15 < 20 < max(sizes[True])
-    assert replace(TINY, sizes_alike=True).digest() != TINY.digest()
 
 
 def test_batches_of_targets_depend_on_the_step_alone() -> None:

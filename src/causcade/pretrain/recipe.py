@@ -32,8 +32,16 @@ NETWORKS: dict[str, tuple[type, type]] = {
 #: Networks of each model.
 MODELS: dict[str, tuple[str, ...]] = {"TCD": ("pairs", "cells"), "CDN": ("differential",), "AVICI": ("edges", "avici")}
 _PRIORS: dict[str, Any] = {"differential": ShiftPrior, "edges": GraphPrior, "avici": GraphPrior}
-# Fields that came later: hashed where they are used only, so that the hashes of older recipes stay.
-_LATER = {"screens", "screen_share", "real", "real_share", "subsets", "graph_weight", "start", "acyclic", "reuse"}
+# By model: fields that its hash never holds, and fields that it holds only where they are set. They came after its first
+# weights, whose hashes stay.
+_UNHASHED: dict[str, tuple[set[str], set[str]]] = {
+    "TCD": (
+        {"screens", "screen_share", "real", "real_share", "subsets", "graph_weight", "acyclic", "reuse"},
+        {"start", "sizes_alike"},
+    ),
+    "CDN": ({"reuse"}, {"start", "acyclic", "sizes_alike"}),
+    "AVICI": (set(), {"sizes_alike"}),
+}
 
 
 @dataclass(frozen=True)
@@ -188,16 +196,13 @@ class Recipe:
 
     def digest(self) -> str:
         """Short hash of the recipe and of the whole prior, defaults included."""
-        fields = {k: v for k, v in asdict(self).items() if v or k != "sizes_alike"}
+        left_out, optional = _UNHASHED[self.model]
+        everything = {k: v for k, v in asdict(self).items() if k not in left_out and (v or k not in optional)}
         if self.network == "differential":
-            priors = {"prior": self.shift_prior().to_dict(), "screens": self.screen_prior().to_dict()}
-            everything = {k: v for k, v in fields.items() if v or k not in ("start", "acyclic")}
-            everything = {k: v for k, v in everything.items() if k != "reuse"} | priors
-        elif self.model == "AVICI":
-            everything = fields | {"prior": self.graph_prior().to_dict()}
+            everything |= {"prior": self.shift_prior().to_dict(), "screens": self.screen_prior().to_dict()}
         else:
-            everything = {k: v for k, v in fields.items() if k not in _LATER or (k == "start" and v)}
-            everything["prior"] = self.screen_prior().to_dict()
+            prior = self.graph_prior() if self.model == "AVICI" else self.screen_prior()
+            everything["prior"] = prior.to_dict()
         return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:12]
 
 

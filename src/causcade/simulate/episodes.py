@@ -49,6 +49,10 @@ class ScreenPrior:
         How well genes are captured: standard deviation of the log of a factor of each gene, new for each assay. Without it
         genes with many causes are expressed more, and a network learns to read causes off the mean, which no real
         screen bears out.
+    programs
+        What cells vary in that no gene here causes (cell cycle, growth, quality), new for each assay: one to three numbers of
+        each cell move a share of the genes, in the log, with loadings of this standard deviation. Without it all
+        correlation within a cell type comes from the graph.
     full_coverage, full_efficacy, refit, groups_known, ten_cells
         Share of screens in which every gene is perturbed, the perturbations are complete, half-responses are refitted,
         the cell types are known to the analyst, ten cells per perturbation (else log-uniform 2 to 400).
