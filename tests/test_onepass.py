@@ -326,7 +326,9 @@ def test_only_summaries_are_joined():
 def cluster():
     distributed = pytest.importorskip("distributed")
     with (
-        distributed.LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None) as local,
+        distributed.LocalCluster(
+            2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
+        ) as local,  # any free port: two test workers may be here at once
         distributed.Client(local, set_as_default=False) as client,
     ):
         yield client
