@@ -325,10 +325,9 @@ def test_only_summaries_are_joined():
 @pytest.fixture(scope="module")
 def cluster():
     distributed = pytest.importorskip("distributed")
+    free = "127.0.0.1:0"  # two test workers may be here at once
     with (
-        distributed.LocalCluster(
-            2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
-        ) as local,  # any free port: two test workers may be here at once
+        distributed.LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=free) as local,
         distributed.Client(local, set_as_default=False) as client,
     ):
         yield client
