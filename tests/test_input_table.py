@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import input_cases
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from input_cases import TABLES, WITHOUT_NUMBERS, Case, Entry, plain
 
 import causcade as cc
-
-sys.path.append(str(Path(__file__).parent))  # tests are no package
-
-import input_cases
-from input_cases import TABLES, WITHOUT_NUMBERS, Case, Entry, plain
 
 CALLS = [
     pytest.param(table, name, entry, id=f"{table}-{name}-{entry}")

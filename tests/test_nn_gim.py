@@ -445,8 +445,13 @@ def test_bad_choices_are_named(choice: dict, says: str) -> None:
 def test_quick_choices_can_be_replaced() -> None:
     linear, mlp = GimConfig.quick(), GimConfig.quick(mechanism="mlp", steps=7)
     assert linear.likelihood == mlp.likelihood == "expected"
-    assert (linear.steps, mlp.steps, linear.sparsity_targets, mlp.sparsity_targets) == (3000, 7, 30, 100)
+    assert (linear.steps, mlp.steps, linear.sparsity_targets, mlp.sparsity_targets) == (1000, 7, 30, 100)
     assert GimConfig.quick(sparsity_targets=3.0).sparsity_targets == 3
+    assert [GimConfig.quick(mechanism=m).graph for m in ("linear", "mlp", "zero_inflated")] == ["searched"] * 2 + [
+        "relaxed"
+    ]
+    with pytest.raises(ValueError, match="mechanism='cubic'"):
+        GimConfig.quick(mechanism="cubic")
     with pytest.raises(TypeError, match="colour"):
         GimConfig.quick(colour=1)
 

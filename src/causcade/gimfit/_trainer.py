@@ -16,6 +16,7 @@ from causcade._device import pick_device
 from causcade._halves import Halves
 from causcade.gimfit._environments import Environments
 from causcade.gimfit._result import GimFit
+from causcade.gimfit._start import start_from_search
 from causcade.nn.gim import Cells, Gim, GimConfig
 from causcade.nn.relax import annealed, cosine_ramp
 
@@ -55,7 +56,9 @@ class GimTrainer:
         start = torch.Generator().manual_seed(seed)
         self.model = Gim(config, data.n_genes, data.n_features, len(data), rng=start).to(self.device)
         self.rng = torch.Generator(self.device).manual_seed(seed + 1)
-        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate, fused=True)
+        fitted = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(fitted, lr=config.learning_rate, fused=True)
+        self.seed = seed
         self._read(data, start)
         self.step, self.multiplier, self.weight = 0, 0.0, config.cycle_start
         self.heldout, self.best, self.waited = math.nan, -math.inf, 0
@@ -98,6 +101,8 @@ class GimTrainer:
     def alpha(self) -> float:
         """Sharpness of edges now; never 0, so that every score has a gradient."""
         c = self.config
+        if c.graph == "searched":
+            return c.alpha_cap
         slope = c.alpha_slope if c.alpha_anneal is None else c.alpha_cap / max(1.0, c.alpha_anneal * c.steps)
         return annealed(self.step + 1, slope, c.alpha_cap)
 
@@ -133,6 +138,8 @@ class GimTrainer:
         RuntimeError
             If the objective is no longer finite.
         """
+        if self.step == 0 and self.config.graph == "searched":
+            start_from_search(self.model, self.values, self.codes, self.features, seed=self.seed)
         terms = self.model.terms(self._cells(), self.features, alpha=self.alpha, rng=self.rng)
         loss = -terms.objective(self.config.sparsity_graph, self.target_cost, *self.penalty)
         # nats per cell: of a size that Adam's epsilon never matters for

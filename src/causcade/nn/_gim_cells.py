@@ -24,8 +24,8 @@ class Cells:
         ``(k, d)`` number of cells with a response, of zeros, sums of the response and of its squares, and sum of the
         log derivative of the response. All of them, as the sums of residuals, are times ``weight``.
     means, scatter
-        ``(k, d)`` means of the values, and ``(k, d (d + 1) / 2)`` upper triangles of centred second moments (sums), for
-        linear mechanisms.
+        ``(k, d)`` means of the values, and ``(k, d (d + 1) / 2)`` upper triangles of centred second moments (sums), in
+        double precision, for linear mechanisms.
     weight
         What a cell counts: number of all cells / of these.
     """
@@ -83,7 +83,7 @@ def summarise(
 
 
 def _moments(values: Tensor, codes: Tensor, n: int, weight: float) -> tuple[Tensor, Tensor]:
-    """Means and centred second moments; in double precision, it is done once."""
+    """Means and centred second moments, in double precision: residuals may be small differences of them."""
     exact = values.double()
     d = values.shape[1]
     number = torch.bincount(codes, minlength=n).clamp(min=1)[:, None]
@@ -93,4 +93,4 @@ def _moments(values: Tensor, codes: Tensor, n: int, weight: float) -> tuple[Tens
     scatter = exact.new_zeros(n, len(rows))
     for at in torch.arange(len(values), device=values.device).split(4096):  # the products are d / 2 times the cells
         scatter.index_add_(0, codes[at], centred[at][:, rows] * centred[at][:, columns])
-    return means.to(values.dtype), (weight * scatter).to(values.dtype)
+    return means, weight * scatter

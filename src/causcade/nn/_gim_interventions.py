@@ -87,6 +87,13 @@ class FreeInterventions(nn.Module):
         super().__init__()
         self.free = nn.ParameterDict({n: nn.Parameter(torch.zeros(n_environments, n_genes)) for n in _names(config)})
 
+    @torch.no_grad()
+    def assign(self, values: dict[str, Tensor]) -> None:
+        """Take these logits and parameters; names that there are not here are left out."""
+        for name, value in values.items():
+            if name in self.free:
+                self.free[name].copy_(value)
+
     def forward(self, features: Tensor) -> Interventions:
         """Interventions of all environments, in their order."""
         return _interventions(dict(self.free.items()))

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from causcade.nn._gim_cells import Cells, upper_triangle
 from causcade.nn._gim_config import GimConfig
 
-__all__ = ["LinearMechanisms", "MlpMechanisms", "build_mechanisms"]
+__all__ = ["LEAST_LOG_SD", "LinearMechanisms", "MlpMechanisms", "build_mechanisms"]
 
-_LEAST_LOG_SD = -6.0  # a gene that never varies would drive its noise to nothing
+LEAST_LOG_SD = -6.0  # a gene that never varies would drive its noise to nothing
 
 
 class _Mechanisms(nn.Module):
@@ -25,7 +25,7 @@ class _Mechanisms(nn.Module):
 
     def noise(self, *, detach: bool = False) -> tuple[Tensor, Tensor | None]:
         """Log standard deviation and logit of a zero (None: no zeros apart), each ``(d,)``."""
-        log_sd, zero = self.log_sd.clamp(min=_LEAST_LOG_SD), self.zero_logit
+        log_sd, zero = self.log_sd.clamp(min=LEAST_LOG_SD), self.zero_logit
         return (log_sd.detach(), zero.detach() if zero is not None else None) if detach else (log_sd, zero)
 
     def weights(self) -> list[nn.Parameter]:
@@ -59,16 +59,20 @@ class LinearMechanisms(_Mechanisms):
         bias: Tensor | None = self.bias
         if detach:
             weight, bias = weight.detach(), bias.detach() if bias is not None else None
+        # residuals may be small differences of large sums; for many graphs double precision would cost too much
+        exact = cells.means.dtype if len(graphs) == 1 else weight.dtype
+        weight, graphs, number, means, scatter = (
+            x.to(exact) for x in (weight, graphs, cells.counts[:, :1], cells.means, cells.scatter)
+        )
         d = len(weight)
-        number = cells.counts[:, :1]
         outer = torch.eye(d, dtype=weight.dtype, device=weight.device) - weight * graphs  # residual = x @ outer
-        mean = cells.means @ outer - (0.0 if bias is None else bias)
+        mean = means @ outer - (0.0 if bias is None else bias)
         rows, columns = upper_triangle(d, weight.device)
         twice = 2.0 - (rows == columns).to(weight.dtype)
         products = (
             outer.index_select(1, rows) * outer.index_select(1, columns) * twice[:, None]
         )  # (m, d (d + 1) / 2, d)
-        return number * mean, number * mean**2 + cells.scatter @ products
+        return number * mean, number * mean**2 + scatter @ products
 
     def expected(self, cells: Cells, probability: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of residuals and of their squares, each ``(1, k, d)``: their means over independent edges ``(d, d)``."""
@@ -78,7 +82,7 @@ class LinearMechanisms(_Mechanisms):
         first, second = self.residuals(cells, probability[None])
         rows, columns = upper_triangle(len(probability), probability.device)
         squares = cells.scatter[:, rows == columns] + cells.counts[:, :1] * cells.means**2
-        return first, second + squares @ (self.weight**2 * probability * (1 - probability))
+        return first, second + squares @ (self.weight**2 * probability * (1 - probability)).to(squares.dtype)
 
 
 class MlpMechanisms(_Mechanisms):

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from causcade.nn._gim_cells import Cells, summarise
 from causcade.nn._gim_config import GimConfig
+from causcade.nn._gim_exact import solve_linear
 from causcade.nn._gim_interventions import Interventions, build_interventions
 from causcade.nn._gim_mechanisms import LinearMechanisms, build_mechanisms
 from causcade.nn.relax import LatentGraph, closed_walks, gumbel_sigmoid, sample_radius
@@ -154,6 +155,10 @@ class Gim(nn.Module):
         self.graph = LatentGraph(n_genes, config.rank, sd=config.start_sd, rng=rng)
         self.mechanisms = build_mechanisms(config, n_genes, rng=rng)
         self.interventions = build_interventions(config, n_features, n_environments, n_genes, rng=rng)
+        if config.exact_weights:
+            self.mechanisms.requires_grad_(False)
+        if config.graph == "searched":
+            self.graph.requires_grad_(False)
 
     @property
     def moments(self) -> bool:
@@ -205,6 +210,8 @@ class Gim(nn.Module):
 
     def _cycles(self, alpha: float, rng: torch.Generator) -> Tensor:
         c = self.config
+        if c.graph == "searched":
+            return self.graph.z.new_zeros(1)  # it has none
         if c.cycle_measure == "trace":
             return closed_walks(self.graph.probability(alpha))[None]
         if c.cycle_measure == "expected_radius":
@@ -229,7 +236,10 @@ class Gim(nn.Module):
     ) -> Tensor:
         """Mean log likelihood: exact in the targets, and in the graph for linear mechanisms."""
         if isinstance(self.mechanisms, LinearMechanisms):
-            residuals = self.mechanisms.expected(cells, self.graph.probability(alpha))
+            probability = self.graph.probability(alpha)
+            if self.config.exact_weights:
+                solve_linear(self.mechanisms, cells, probability, targets, found, self.config.variance_weights)
+            residuals = self.mechanisms.expected(cells, probability)
         else:
             graphs = self.graph.draw(self.config.n_samples, alpha, tau=self.config.tau, rng=rng)
             # hard graphs, with the gradient passed on to the soft ones: one pass instead of two
@@ -257,12 +267,12 @@ class Gim(nn.Module):
         c = self.config
         d = self.graph.z.shape[1]
         groups: list[tuple[list[nn.Parameter], float]] = [
-            ([self.graph.z], c.variance_graph or 1 / d),
+            ([self.graph.z] if c.graph == "relaxed" else [], c.variance_graph or 1 / d),
             (self.mechanisms.weights(), c.variance_weights),
             (self.mechanisms.spread(), c.variance_log_sd),
             (list(self.interventions.parameters()), c.variance_networks if c.amortised else c.variance_free),
         ]
-        parts = [torch.cat([p.flatten() for p in some]).square().sum() / variance for some, variance in groups]
+        parts = [torch.cat([p.flatten() for p in some]).square().sum() / variance for some, variance in groups if some]
         return -0.5 * torch.stack(parts).sum()
 
     @torch.no_grad()

@@ -144,6 +144,13 @@ class LatentGraph(nn.Module):
         super().__init__()
         self.z = nn.Parameter(sd * torch.randn(2, n_genes, rank or n_genes, generator=rng))
 
+    @torch.no_grad()
+    def assign(self, scores: Tensor) -> None:
+        """Take latent vectors that have these inner products; there must be as many as genes."""
+        self.z.zero_()
+        n = len(scores)
+        self.z[0, :, :n], self.z[1, :, :n] = scores, torch.eye(n)
+
     def scores(self) -> Tensor:
         """Inner products ``(n_genes, n_genes)``, [cause, effect]; the graph of the fit has the positive ones."""
         return self.z[0] @ self.z[1].T

@@ -1,0 +1,246 @@
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from gim_cases import DOSES, EDGES, TARGETS, D, environments, tiny
+
+from causcade.gimfit import GimConfig, GimTrainer, fit
+from causcade.gimfit._scores import AdditiveScores
+from causcade.gimfit._search import _Climb, search_graph
+from causcade.metrics import is_acyclic
+from causcade.nn.gim import Gim
+
+K = len(TARGETS)
+TRUTH = np.zeros((D, D), bool)
+TRUTH[[i for i, _, _ in EDGES], [j for _, j, _ in EDGES]] = True
+HIT = np.zeros((K, D), bool)
+HIT[np.arange(1, K), TARGETS[1:]] = True
+SEARCHED = {"graph": "searched", "likelihood": "expected", "exact_weights": True, "warm_up": 3}
+
+
+def shifted(n: int = 100, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Cells of the same graph whose targets are shifted."""
+    rng, weight = np.random.default_rng(seed), np.zeros((D, D))
+    for i, j, w in EDGES:
+        weight[i, j] = w
+    codes = np.repeat(np.arange(K), [3 * n, *[n] * (K - 1)])
+    x = np.zeros((len(codes), D))
+    for j in range(D):
+        x[:, j] = x @ weight[:, j] + 0.3 * rng.normal(size=len(x)) + HIT[codes, j] * np.array(DOSES)[codes]
+    return x, codes
+
+
+def scores_of(hard: bool, bends: tuple[float, ...] = (), n: int = 100) -> AdditiveScores:
+    x, codes = (lambda e: (e.values, e.codes))(environments(n)) if hard else shifted(n)
+    return AdditiveScores(x, codes, K, hard=hard, edge_cost=10.0, target_cost=20.0, variance=1e6, bends=bends)
+
+
+def least_squares(
+    x: np.ndarray, codes: np.ndarray, gene: int, causes: list[int], hit: np.ndarray, *, hard: bool
+) -> float:
+    """Log likelihood without constants of a gene that is a target where told."""
+
+    def normal(residual: np.ndarray) -> float:
+        return -0.5 * len(residual) * (np.log(np.mean(residual**2)) + 1)
+
+    design = np.column_stack([x[:, causes], np.ones(len(x))])
+    if hard:
+        own = hit[codes]
+        rest = x[~own, gene] - design[~own] @ np.linalg.lstsq(design[~own], x[~own, gene])[0]
+        changed = [x[codes == k, gene] for k in np.flatnonzero(hit)]
+        return normal(rest) + sum(normal(c - c.mean()) for c in changed)
+    design = np.column_stack([design, *[(codes == k).astype(float) for k in np.flatnonzero(hit)]])
+    return normal(x[:, gene] - design @ np.linalg.lstsq(design, x[:, gene])[0])
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_scores_are_those_of_least_squares_with_the_targets_that_pay(*, hard: bool) -> None:
+    x, codes = (lambda e: (e.values, e.codes))(environments(30)) if hard else shifted(30)
+    scores = AdditiveScores(x, codes, K, hard=hard, edge_cost=10.0, target_cost=20.0, variance=1e6)
+    for gene, causes in ((0, []), (1, [0]), (2, [0, 1]), (4, [3])):  # true causes, and one too many
+        found = scores(np.array([gene]), np.array([causes], dtype=int).reshape(1, -1))
+        sets = [np.isin(np.arange(K), s) for n in range(3) for s in combinations(range(1, K), n)]
+        values = [
+            least_squares(x, codes, gene, causes, hit, hard=hard) - 20 * hit.sum() - 10 * len(causes) for hit in sets
+        ]
+        assert found.score[0] == pytest.approx(max(values), abs=0.01)
+        np.testing.assert_array_equal(found.targets[0], sets[int(np.argmax(values))])
+        np.testing.assert_array_equal(found.targets[0], HIT[:, gene])
+        if not hard:
+            at = np.flatnonzero(HIT[:, gene])
+            np.testing.assert_allclose(found.mean[0, at], np.array(DOSES)[at], atol=0.2)
+        else:
+            cells = [x[codes == k, gene] for k in range(K)]
+            np.testing.assert_allclose(found.mean[0], [c.mean() for c in cells])
+            np.testing.assert_allclose(found.log_sd[0], [np.log(c.std()) for c in cells])
+
+
+@pytest.mark.parametrize("hard", [True, False])
+@pytest.mark.parametrize("bends", [(), (-1.0, 1.0)])
+def test_room_for_more_causes_changes_nothing(bends: tuple[float, ...], *, hard: bool) -> None:
+    scores = scores_of(hard, bends, 20)
+    alone = [
+        scores(np.array([g]), np.array([c], dtype=int).reshape(1, -1)) for g, c in ((1, [0]), (0, []), (2, [1, 3]))
+    ]
+    together = scores(np.array([1, 0, 2]), np.array([[-1, 0, -1], [-1, -1, -1], [1, -1, 3]]))
+    np.testing.assert_allclose(together.score, [a.score[0] for a in alone])
+    np.testing.assert_array_equal(together.targets, np.concatenate([a.targets for a in alone]))
+
+
+def test_blocks_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = scores_of(hard=True, n=20)
+    genes, causes = np.arange(D), np.full((D, 1), -1)
+    whole = scores(genes, causes)
+    monkeypatch.setattr("causcade.gimfit._scores._AT_ONCE", 1)
+    np.testing.assert_array_equal(scores(genes, causes).score, whole.score)
+
+
+def test_bends_explain_what_is_not_linear() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 2))
+    x[:, 1] = x[:, 0] ** 2 + 0.3 * rng.normal(size=600)
+    codes = np.repeat([0, 1], 300)
+    for bends, edge in (((), False), ((-1.0, 0.0, 1.0), True)):
+        scores = AdditiveScores(x, codes, 2, hard=False, edge_cost=10.0, target_cost=50.0, variance=10.0, bends=bends)
+        found = scores(np.array([1, 1]), np.array([[-1], [0]])).score
+        assert (found[1] > found[0]) == edge
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_search_finds_graph_and_targets(*, hard: bool) -> None:
+    scores = scores_of(hard)
+    found = search_graph(scores, restarts=3, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(found.graph, TRUTH)
+    np.testing.assert_array_equal(found.targets, HIT)
+    assert (found.log_odds[TRUTH] > 0).all() and (found.log_odds[~TRUTH] < 0).all()
+    assert np.isneginf(found.log_odds[1, 0]) and np.isneginf(np.diag(found.log_odds)).all()
+    again = search_graph(scores, restarts=3, rng=np.random.default_rng(0))
+    assert again.score == found.score
+
+
+def test_search_is_as_good_as_trying_all_graphs() -> None:
+    genes = (0, 1, 2)
+    x, codes = shifted(10)
+    scores = AdditiveScores(x[:, genes], codes, K, hard=False, edge_cost=2.0, target_cost=5.0, variance=1e6)
+    pairs, best = list(combinations(genes, 2)), -np.inf
+    for code in range(3 ** len(pairs)):
+        graph = np.zeros((3, 3), bool)
+        for n, (i, j) in enumerate(pairs):
+            if (kind := code // 3**n % 3) > 0:
+                graph[(i, j) if kind == 1 else (j, i)] = True
+        if is_acyclic(graph):
+            table = np.array([np.r_[np.flatnonzero(c), [-1] * (3 - c.sum())] for c in graph.T])
+            best = max(best, scores(np.arange(3), table).score.sum())
+    assert search_graph(scores, restarts=20, rng=np.random.default_rng(1)).score == pytest.approx(best)
+
+
+def test_what_a_change_gains_is_kept_up_to_date() -> None:
+    scores = scores_of(hard=True, n=20)
+    climb = _Climb(scores)
+    climb.climb()
+    climb.disturb(np.random.default_rng(0))
+    assert is_acyclic(climb.graph)
+    climb.climb()
+    fresh = _Climb(scores)
+    fresh.graph = climb.graph.copy()
+    for gene in range(D):
+        fresh._look(gene)
+    np.testing.assert_array_equal(fresh.gains, climb.gains)
+    assert climb.total == pytest.approx(climb.found().score)
+    for cause, effect in np.argwhere(~climb.graph & ~np.eye(D, dtype=bool)):
+        other = climb.graph.copy()
+        other[cause, effect] = True
+        assert not is_acyclic(other) or climb.gains[cause, effect] <= 1e-6
+
+
+# --- in a fit ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("intervention", ["hard", "shift"])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_exact_weights_are_where_the_objective_is_level(intervention: str, *, intercept: bool) -> None:
+    config = tiny(intervention=intervention, intercept=intercept, likelihood="expected", exact_weights=True)
+    data = environments(20)
+    model = Gim(config, D, D, K, rng=torch.Generator().manual_seed(0))
+    cells = model.summarise(torch.as_tensor(data.values, dtype=torch.float32), torch.as_tensor(data.codes), K)
+    features = torch.as_tensor(data.features, dtype=torch.float32)
+    for _ in range(30):  # the prior of weights takes the noise of the call before
+        model.terms(cells, features, alpha=1.0, rng=torch.Generator().manual_seed(1))
+    assert all(p.grad is None for p in model.mechanisms.parameters())
+    object.__setattr__(model.config, "exact_weights", False)
+    model.mechanisms.requires_grad_(True)
+    terms = model.terms(cells, features, alpha=1.0, rng=torch.Generator().manual_seed(1))
+    prior = sum(p.square().sum() for p in model.mechanisms.weights()) / (2 * config.variance_weights)
+    (terms.soft - prior).backward()  # that of the noise is left out of the solution: cells say far more
+    slopes = torch.cat([p.grad.flatten() for p in model.mechanisms.parameters()])
+    assert slopes.abs().max() < 0.02  # of thousands before
+    with torch.no_grad():
+        model.mechanisms.weight += 0.01
+    model.zero_grad()
+    model.terms(cells, features, alpha=1.0, rng=torch.Generator().manual_seed(1)).soft.backward()
+    assert model.mechanisms.weight.grad.abs().max() > 1
+
+
+def test_a_searched_graph_stays_and_the_rest_is_fitted() -> None:
+    trainer = GimTrainer(environments(50), tiny(steps=4, sparsity_graph=10.0, **SEARCHED), seed=0)
+    trainer.run(1)
+    graph, networks = trainer.model.graph.z.clone(), [p.clone() for p in trainer.model.interventions.parameters()]
+    weights = trainer.model.mechanisms.weight.clone()
+    trainer.run()
+    np.testing.assert_array_equal(trainer.model.graph.hard().numpy(), TRUTH)
+    assert torch.equal(graph, trainer.model.graph.z)
+    assert not torch.equal(weights, trainer.model.mechanisms.weight)
+    assert not any(torch.equal(a, b) for a, b in zip(networks, trainer.model.interventions.parameters(), strict=True))
+    assert (np.array(trainer.history)[:, 6] == 0).all()  # no cycles
+
+
+def test_free_interventions_begin_with_what_was_found() -> None:
+    config = tiny(steps=1, amortised=False, sparsity_targets=20.0, sparsity_graph=10.0, learning_rate=1e-9, **SEARCHED)
+    found = fit(environments(50), config, rng=0, accelerator="cpu")
+    np.testing.assert_array_equal(found.targets() > 0.5, HIT)
+    means = found.interventions().mean.numpy() * found.scale + found.center
+    np.testing.assert_allclose(means[HIT], DOSES[1:], atol=0.2)
+
+
+def test_networks_begin_with_what_was_found() -> None:
+    taught = {"warm_up": 400, "widths": (32,), "learning_rate": 0.01, "steps": 1}
+    right = []
+    for warm_up in (1, 400):
+        config = tiny(sparsity_targets=20.0, sparsity_graph=10.0, **SEARCHED | taught | {"warm_up": warm_up})
+        right.append(((fit(environments(50), config, rng=0, accelerator="cpu").targets() > 0.5) == HIT).mean())
+    assert right[0] < 0.9 and right[1] >= 0.97
+
+
+def test_networks_as_mechanisms_take_the_graph_too() -> None:
+    config = tiny(mechanism="mlp", graph="searched", likelihood="expected", sparsity_graph=10.0, steps=2)
+    found = fit(environments(50), config, rng=0, accelerator="cpu")
+    np.testing.assert_array_equal(found.graph, TRUTH)
+    assert found.stopped == ["steps"]
+
+
+@pytest.mark.parametrize(
+    ("choices", "says"),
+    [
+        ({"exact_weights": True}, "likelihood='expected'"),
+        ({"exact_weights": True, "likelihood": "expected", "mechanism": "mlp"}, "mechanism='linear'"),
+        ({"exact_weights": True, "likelihood": "expected", "parameter_sd": 0.1}, "parameter_sd=0"),
+        ({"graph": "searched", "rank": 3}, "rank=None"),
+        ({"graph": "searched", "mechanism": "zero_inflated"}, "zero_inflated"),
+        ({"graph": "drawn"}, "relaxed, searched"),
+        ({"restarts": 0}, "restarts"),
+        ({"warm_up": 1.5}, "warm_up"),
+    ],
+)
+def test_choices_that_do_not_go_together(choices: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        GimConfig(**choices)
+
+
+def test_a_gene_that_never_varies_is_no_cause_and_has_none() -> None:
+    x, codes = shifted(20)
+    x = np.column_stack([x, np.full(len(x), 2.0)])
+    scores = AdditiveScores(x, codes, K, hard=True, edge_cost=10.0, target_cost=20.0, variance=0.1, bends=(0.0,))
+    found = search_graph(scores, restarts=1, rng=np.random.default_rng(0))
+    assert np.isfinite(found.score) and not found.graph[D].any() and not found.graph[:, D].any()
+    assert not found.targets[:, D].any()
