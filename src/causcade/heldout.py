@@ -29,7 +29,8 @@ from causcade.stats import Moments, cell_values, log_normalise, pair_stats
 
 __all__ = ["KINDS", "MEASURES", "release", "score_heldout", "score_weights"]
 
-#: Changes to the training prior; no training screen is drawn from any of them but ``seen``.
+#: Changes to the training prior; no training screen is drawn from any of them but ``seen`` (and, where a recipe has small
+#: screens, ``few genes``).
 KINDS: dict[str, dict[str, Any]] = {
     "seen": {},
     "graph": {"graph_kinds": {"watts_strogatz": 1.0, "geometric": 1.0}, "edges": (2.0, 2.0)},
@@ -43,10 +44,12 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "noise": {"technologies": {"smart-seq": 1.0}},
     "half coverage": {"full_coverage": 0.0},
+    "few genes": {"genes": (15, 30)},
 }
 
 #: Size of the screens that are scored.
 SIZE: dict[str, Any] = {"genes": (150, 300), "max_cells": 4000}
+_MORE = {"few genes": 10}  # times as many screens: of one of 20 genes a score says little
 
 
 def score_heldout(
@@ -61,7 +64,7 @@ def score_heldout(
     prior
         Prior that it was trained on; kinds change parts of it.
     n_screens
-        Screens of each kind.
+        Screens of each kind; ten times as many of ``few genes``.
     rng
         Seed of the screens; training seeds are small numbers.
 
@@ -73,7 +76,7 @@ def score_heldout(
     for kind, changes in KINDS.items():
         changed = replace(prior, **{**SIZE, **changes})
         rows: dict[str, list[dict[str, float]]] = {}
-        for i in range(n_screens):
+        for i in range(_MORE.get(kind, 1) * n_screens):
             screen = draw_screen(changed, rng, i)
             for method, row in _score_screen(net, config, screen, changed, rng, i).items():
                 rows.setdefault(method, []).append(row)
