@@ -244,3 +244,14 @@ def test_a_gene_that_never_varies_is_no_cause_and_has_none() -> None:
     found = search_graph(scores, restarts=1, rng=np.random.default_rng(0))
     assert np.isfinite(found.score) and not found.graph[D].any() and not found.graph[:, D].any()
     assert not found.targets[:, D].any()
+
+
+def test_weights_are_solved_in_blocks_of_genes(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for size in (10_000_000, 1):
+        monkeypatch.setattr("causcade.nn._gim_exact._AT_ONCE", size)
+        trainer = GimTrainer(environments(50), tiny(steps=2, sparsity_graph=10.0, **SEARCHED), seed=0)
+        trainer.run()
+        found.append(trainer.model.mechanisms.weight.clone())
+    torch.testing.assert_close(*found)
+    assert (found[0][~torch.as_tensor(TRUTH)] == 0).all() and (found[0][torch.as_tensor(TRUTH)] != 0).all()

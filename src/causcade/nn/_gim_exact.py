@@ -11,6 +11,9 @@ from causcade.nn._gim_mechanisms import LEAST_LOG_SD, LinearMechanisms
 
 __all__ = ["solve_linear"]
 
+_RULED_OUT = 1e-4  # edges less probable than this count as none
+_AT_ONCE = 10_000_000  # numbers in a block of genes
+
 
 @torch.no_grad()
 def solve_linear(
@@ -35,7 +38,7 @@ def solve_linear(
     cells
         With means and scatter.
     probability
-        ``(d, d)`` of edges, [cause, effect].
+        ``(d, d)`` of edges, [cause, effect]. Those below 1e-4 count as 0, and get no weight.
     targets
         ``(k, d)`` probabilities.
     interventions
@@ -46,32 +49,39 @@ def solve_linear(
     if cells.means is None or cells.scatter is None:
         msg = "linear mechanisms need cells summed with moments=True."
         raise ValueError(msg)
-    n, means, p, t = (x.double() for x in (cells.counts[:, :1], cells.means, probability.T, targets))
+    n, means, t = (x.double() for x in (cells.counts[:, :1], cells.means, targets))
+    p, causes = _likely(probability.T.double())
     d = len(p)
-    ones = means.new_ones(len(means), 1)
     if mechanisms.bias is not None:  # the constant is one more cause, always there
-        means, p = torch.cat([means, ones], 1), torch.cat([p, p.new_ones(d, 1)], 1)
-    scatter = cells.scatter.double()
-    hard = interventions.log_sd is not None
-    free = (1 - t) * n if hard else n.expand(-1, d)  # cells that follow the mechanism, by gene
-    if hard:
-        inner = _square((1 - t).T @ scatter, d, means.shape[1])  # (effect, cause, cause)
-        inner = inner + torch.einsum("kj,ka,kb->jab", free, means, means)
-        moved = torch.zeros_like(p)
-        at = torch.zeros_like(t)
+        means = torch.cat([means, means.new_ones(len(means), 1)], 1)
+        p, causes = torch.cat([p, p.new_ones(d, 1)], 1), torch.cat([causes, causes.new_full((d, 1), d)], 1)
+    scatter, effects = cells.scatter.double(), torch.arange(d, device=p.device)
+    places = torch.cat([causes, effects[:, None]], 1)  # of each gene: its causes, and itself
+    if interventions.log_sd is not None:
+        free = (1 - t) * n  # cells that follow the mechanism, by gene
+        sums = _square(scatter, d, means.shape[1]) + n[:, :, None] * means[:, :, None] * means[:, None, :]
+        size = max(1, _AT_ONCE // (len(n) * places.shape[1] ** 2))
+        parts = [
+            torch.einsum("kj,kjab->jab", 1 - s, sums[:, at[:, :, None], at[:, None, :]])
+            for at, s in zip(places.split(size), t.split(size, 1), strict=True)
+        ]
+        whole = torch.cat(parts)
+        moved, lifted = torch.zeros_like(p), p.new_zeros(d)
     else:
-        inner = _square(scatter.sum(0, keepdim=True), d, means.shape[1]) + (n * means).T @ means
-        inner = inner.expand(d, -1, -1)
-        at = t * interventions.mean.double()
-        moved = (n * at).T @ means
-    effects = torch.arange(d, device=p.device)
-    outer = inner[effects, effects] - moved  # products of causes with what is to be explained
-    own = torch.diagonal(inner, dim1=1, dim2=2)
-    squares = own[effects, effects]
-    if not hard:
+        free = n.expand(-1, d)
+        sums = _square(scatter.sum(0, keepdim=True), d, means.shape[1])[0] + (n * means).T @ means
+        whole = sums[places[:, :, None], places[:, None, :]]
         shift = interventions.mean.double()
-        squares = squares - (n * at * (2 * means[:, :d] - shift)).sum(0)
-    curvature = p[:, :, None] * inner * p[:, None, :] + torch.diag_embed(p * (1 - p) * own)
+        at = n * t * shift
+        moved = (at.T @ means).gather(1, causes)
+        lifted = (at * (2 * means[:, :d] - shift)).sum(0)
+    inner, outer = (
+        whole[:, :-1, :-1],
+        whole[:, :-1, -1] - moved,
+    )  # causes with each other, and with what is to be explained
+    squares = whole[:, -1, -1] - lifted
+    spread = torch.diag_embed(p * (1 - p) * torch.diagonal(inner, dim1=1, dim2=2))
+    curvature = p[:, :, None] * inner * p[:, None, :] + spread
     ridge = (2 * mechanisms.log_sd.double()).exp()[:, None] / variance
     weight = torch.linalg.solve(curvature + torch.diag_embed(ridge.expand_as(p)), (p * outer)[..., None])[..., 0]
     left = squares - 2 * (weight * p * outer).sum(1) + torch.einsum("ja,jab,jb->j", weight, curvature, weight)
@@ -79,9 +89,19 @@ def solve_linear(
     log_sd = 0.5 * (left.clamp(min=0) / number.clamp(min=1)).log().clamp(min=2 * LEAST_LOG_SD)
     known = number >= 1  # of a gene that is a target everywhere nothing is known
     mechanisms.log_sd.copy_(torch.where(known, log_sd, mechanisms.log_sd.double()))
-    mechanisms.weight.copy_(weight[:, :d].T)
     if mechanisms.bias is not None:
-        mechanisms.bias.copy_(weight[:, d])
+        mechanisms.bias.copy_(weight[:, -1])
+        weight, causes = weight[:, :-1], causes[:, :-1]
+    mechanisms.weight.zero_()
+    mechanisms.weight.scatter_(0, causes.T, weight.T.to(mechanisms.weight.dtype))
+
+
+def _likely(probability: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities and numbers of each gene's causes that are not as good as ruled out; as many places as any gene needs."""
+    possible = torch.where(probability < _RULED_OUT, 0.0, probability)
+    most = int((possible > 0).sum(1).max())
+    found = possible.topk(most, dim=1)
+    return found.values, found.indices
 
 
 def _square(upper: Tensor, d: int, size: int) -> Tensor:
