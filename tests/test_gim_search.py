@@ -5,8 +5,8 @@ import pytest
 import torch
 from gim_cases import DOSES, EDGES, TARGETS, D, environments, tiny
 
-from causcade.gimfit import GimConfig, GimTrainer, fit
-from causcade.gimfit._scores import AdditiveScores
+from causcade.gimfit import Environments, GimConfig, GimTrainer, fit
+from causcade.gimfit._scores import AdditiveScores, Explained
 from causcade.gimfit._search import _Climb, search_graph
 from causcade.metrics import is_acyclic
 from causcade.nn.gim import Gim
@@ -31,9 +31,11 @@ def shifted(n: int = 100, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return x, codes
 
 
-def scores_of(hard: bool, bends: tuple[float, ...] = (), n: int = 100) -> AdditiveScores:
-    x, codes = (lambda e: (e.values, e.codes))(environments(n)) if hard else shifted(n)
-    return AdditiveScores(x, codes, K, hard=hard, edge_cost=10.0, target_cost=20.0, variance=1e6, bends=bends)
+def scores_of(
+    hard: bool, bends: tuple[float, ...] = (), n: int = 100, variance: float = 0.1, seed: int = 0
+) -> AdditiveScores:
+    x, codes = (lambda e: (e.values, e.codes))(environments(n, seed)) if hard else shifted(n, seed)
+    return AdditiveScores(x, codes, K, hard=hard, edge_cost=10.0, target_cost=20.0, variance=variance, bends=bends)
 
 
 def least_squares(
@@ -119,24 +121,33 @@ def test_search_finds_graph_and_targets(*, hard: bool) -> None:
     assert again.score == found.score
 
 
-def test_search_is_as_good_as_trying_all_graphs() -> None:
-    genes = (0, 1, 2)
-    x, codes = shifted(10)
-    scores = AdditiveScores(x[:, genes], codes, K, hard=False, edge_cost=2.0, target_cost=5.0, variance=1e6)
-    pairs, best = list(combinations(genes, 2)), -np.inf
-    for code in range(3 ** len(pairs)):
-        graph = np.zeros((3, 3), bool)
-        for n, (i, j) in enumerate(pairs):
-            if (kind := code // 3**n % 3) > 0:
-                graph[(i, j) if kind == 1 else (j, i)] = True
-        if is_acyclic(graph):
-            table = np.array([np.r_[np.flatnonzero(c), [-1] * (3 - c.sum())] for c in graph.T])
-            best = max(best, scores(np.arange(3), table).score.sum())
-    assert search_graph(scores, restarts=20, rng=np.random.default_rng(1)).score == pytest.approx(best)
+@pytest.mark.parametrize("hard", [True, False])
+def test_the_prior_of_weights_is_that_of_the_noise_found(*, hard: bool) -> None:
+    x, codes = (lambda e: (e.values, e.codes))(environments(20)) if hard else shifted(20)
+    for scale in (1.0, 0.3):
+        scores = AdditiveScores(scale * x, codes, K, hard=hard, edge_cost=0.0, target_cost=20.0, variance=0.1)
+        found = scores(np.array([1]), np.array([[0]]))
+        hit = found.targets[0]
+        free = ~hit[codes] if hard else np.ones(len(x), bool)
+        design = np.column_stack([scale * x[:, 0], np.ones(len(x))])
+        if not hard:
+            design = np.column_stack([design, *[(codes == k).astype(float) for k in np.flatnonzero(hit)]])
+        design, y, noise = design[free], scale * x[free, 1], 1.0
+        prior = np.array([1.0, 1.0, *np.zeros(design.shape[1] - 2)]) / 0.1
+        for _ in range(100):
+            w = np.linalg.solve(design.T @ design + noise * np.diag(prior), design.T @ y)
+            noise = np.mean((y - design @ w) ** 2)
+        value = -0.5 * len(y) * (np.log(noise) + 1) - 5 * (w[:2] ** 2).sum() - 20 * hit.sum()
+        for k in np.flatnonzero(hit) if hard else ():
+            own = scale * x[codes == k, 1]
+            value -= 0.5 * len(own) * (np.log(own.var()) + 1)
+        assert found.score[0] == pytest.approx(value, abs=0.05)
 
 
-def test_what_a_change_gains_is_kept_up_to_date() -> None:
-    scores = scores_of(hard=True, n=20)
+@pytest.mark.parametrize("hard", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_what_a_change_gains_is_kept_up_to_date(seed: int, *, hard: bool) -> None:
+    scores = scores_of(hard, n=8, seed=seed)
     climb = _Climb(scores)
     climb.climb()
     climb.disturb(np.random.default_rng(0))
@@ -147,11 +158,79 @@ def test_what_a_change_gains_is_kept_up_to_date() -> None:
     for gene in range(D):
         fresh._look(gene)
     np.testing.assert_array_equal(fresh.gains, climb.gains)
-    assert climb.total == pytest.approx(climb.found().score)
-    for cause, effect in np.argwhere(~climb.graph & ~np.eye(D, dtype=bool)):
+    found = climb.found()
+    assert climb.total == pytest.approx(found.score, abs=1e-6)
+    for cause, effect in np.argwhere(~np.eye(D, dtype=bool)):
         other = climb.graph.copy()
-        other[cause, effect] = True
-        assert not is_acyclic(other) or climb.gains[cause, effect] <= 1e-6
+        other[cause, effect] ^= True
+        if not is_acyclic(other):
+            assert np.isneginf(found.log_odds[cause, effect])
+            continue
+        causes = [np.flatnonzero(g[:, effect]) for g in (climb.graph, other)]
+        before, after = (scores(np.array([effect]), c[None]).score[0] for c in causes)
+        assert after - before <= 1e-3
+        odds = before - after if climb.graph[cause, effect] else after - before
+        assert found.log_odds[cause, effect] == pytest.approx(odds, abs=1e-6)
+
+
+class Table:
+    """Any score for any set of causes: harder to climb than data."""
+
+    def __init__(self, n_genes: int, seed: int) -> None:
+        self.n_genes, self.seed = n_genes, seed
+
+    def of(self, gene: int, causes: frozenset[int]) -> float:
+        code = sum(1 << c for c in causes)
+        return 5 * float(np.random.default_rng([self.seed, gene, code]).normal())
+
+    def __call__(self, genes: np.ndarray, causes: np.ndarray) -> Explained:
+        score = np.array([self.of(int(g), frozenset(c[c >= 0].tolist())) for g, c in zip(genes, causes, strict=True)])
+        nothing = np.zeros((len(genes), 1))
+        return Explained(score, nothing > 0, nothing, nothing)
+
+
+def dags(n: int) -> list[np.ndarray]:
+    pairs, out = list(combinations(range(n), 2)), []
+    for code in range(3 ** len(pairs)):
+        graph = np.zeros((n, n), bool)
+        for m, (i, j) in enumerate(pairs):
+            if (kind := code // 3**m % 3) > 0:
+                graph[(i, j) if kind == 1 else (j, i)] = True
+        if is_acyclic(graph):
+            out.append(graph)
+    return out
+
+
+def test_restarts_find_what_a_climb_misses() -> None:
+    graphs, once, often, turned = dags(4), 0, 0, 0
+    assert len(graphs) == 543
+    for seed in range(12):
+        table = Table(4, seed)
+        best = max(sum(table.of(j, frozenset(np.flatnonzero(g[:, j]).tolist())) for j in range(4)) for g in graphs)
+        climb = _Climb(table)  # type: ignore[arg-type]
+        climb.climb()
+        assert is_acyclic(climb.graph)
+        for cause, effect in np.argwhere(climb.graph):  # no edge would better be turned round
+            other = climb.graph.copy()
+            other[cause, effect], other[effect, cause] = False, True
+            if is_acyclic(other):
+                turned += 1
+                assert climb.gains[cause, effect] + climb.gains[effect, cause] <= 1e-3
+        found = search_graph(table, restarts=150, rng=np.random.default_rng(seed))  # type: ignore[arg-type]
+        assert is_acyclic(found.graph) and climb.total - 1e-9 <= found.score <= best + 1e-9
+        once, often = once + (climb.total > best - 1e-6), often + (found.score > best - 1e-6)
+    assert once <= 7 and often >= once + 3 and turned > 5
+
+
+def test_disturbances_turn_edges_round_and_close_no_cycle() -> None:
+    climb, rng = _Climb(scores_of(hard=True, n=20)), np.random.default_rng(0)
+    full, turned = np.triu(np.ones((D, D), bool), 1), 0
+    for _ in range(50):
+        climb.graph = full.copy()
+        climb.disturb(rng)
+        assert is_acyclic(climb.graph) and (climb.graph != full).any()
+        turned += int((climb.graph & ~full).sum())
+    assert turned > 10
 
 
 # --- in a fit ---------------------------------------------------------------------------------------------------------
@@ -210,6 +289,9 @@ def test_networks_begin_with_what_was_found() -> None:
         config = tiny(sparsity_targets=20.0, sparsity_graph=10.0, **SEARCHED | taught | {"warm_up": warm_up})
         right.append(((fit(environments(50), config, rng=0, accelerator="cpu").targets() > 0.5) == HIT).mean())
     assert right[0] < 0.9 and right[1] >= 0.97
+    says = fit(environments(50), config, rng=0, accelerator="cpu").interventions()
+    mean, sd = environments(50).scale()
+    np.testing.assert_allclose((says.mean.numpy() * sd + mean)[HIT], DOSES[1:], atol=0.5)
 
 
 def test_networks_as_mechanisms_take_the_graph_too() -> None:
@@ -255,3 +337,79 @@ def test_weights_are_solved_in_blocks_of_genes(monkeypatch: pytest.MonkeyPatch) 
         found.append(trainer.model.mechanisms.weight.clone())
     torch.testing.assert_close(*found)
     assert (found[0][~torch.as_tensor(TRUTH)] == 0).all() and (found[0][torch.as_tensor(TRUTH)] != 0).all()
+
+
+def test_probabilities_of_edges_are_the_odds_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+
+    def spied(scores: AdditiveScores, **how: object) -> object:
+        seen["found"] = search_graph(scores, **how)  # type: ignore[arg-type]
+        return seen["found"]
+
+    monkeypatch.setattr("causcade.gimfit._start.search_graph", spied)
+    config = tiny(alpha_cap=7.0, sparsity_graph=8.0, steps=2, **SEARCHED)
+    found = fit(environments(6, 3), config, rng=0, accelerator="cpu")
+    odds = seen["found"].log_odds
+    assert (abs(odds[np.isfinite(odds)]) < 25).any()
+    expected = 1 / (1 + np.exp(-odds.clip(-30, 30)))
+    np.testing.assert_allclose(found.edge_probability, np.where(np.eye(D, dtype=bool), 0, expected), atol=1e-4)
+    np.testing.assert_array_equal(found.graph, seen["found"].graph)
+
+
+def test_costs_are_those_of_the_configuration() -> None:
+    for choices, edges, targets in (
+        ({"sparsity_graph": 1e6, "sparsity_targets": 20.0}, False, True),
+        ({"sparsity_graph": 10.0, "sparsity_targets": 1e6}, True, False),
+    ):
+        config = tiny(steps=1, amortised=False, learning_rate=1e-9, **SEARCHED | choices)
+        found = fit(environments(50), config, rng=0, accelerator="cpu")
+        assert (found.graph.any(), (found.targets() > 0.5).any()) == (edges, targets)
+
+
+def test_networks_as_mechanisms_find_what_bends() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 2))
+    x[:, 1] = 3 + x[:, 0] ** 2 + 0.3 * rng.normal(size=600)  # units of its own
+    data = Environments(x, np.repeat([0, 1], 300), np.array([[0.0], [1.0]]))
+    for mechanism, edge in (("linear", False), ("mlp", True)):
+        config = tiny(mechanism=mechanism, graph="searched", likelihood="expected", sparsity_graph=20.0, steps=1)
+        assert fit(data, config, rng=0, accelerator="cpu").graph.any() == edge
+
+
+def test_an_interrupted_start_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, broken = (GimTrainer(environments(20), tiny(steps=3, **SEARCHED), seed=0) for _ in range(2))
+    whole.run()
+    real, calls = Gim.terms, []
+
+    def once(self: Gim, *args: object, **how: object) -> object:
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return real(self, *args, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Gim, "terms", once)
+    with pytest.raises(KeyboardInterrupt):
+        broken.run()
+    broken.run()
+    assert str(whole.history) == str(broken.history)
+
+
+def test_quick_leaves_out_what_a_choice_excludes() -> None:
+    assert not GimConfig.quick(likelihood="node").exact_weights and not GimConfig.quick(parameter_sd=0.1).exact_weights
+    assert GimConfig.quick(rank=4).graph == "relaxed" and GimConfig.quick().exact_weights
+    with pytest.raises(ValueError, match="exact_weights=False"):
+        GimConfig.quick(likelihood="node", exact_weights=True)
+    for name in ("sparsity_graph", "sparsity_targets", "variance_weights"):
+        with pytest.raises(ValueError, match=f"{name} must .* finite"):
+            GimConfig(**{name: float("inf")})
+
+
+def test_genes_that_are_the_same_do_not_stop_it() -> None:
+    x, codes = shifted(20)
+    x = 3e8 * np.column_stack([x, x[:, 1]])
+    data = Environments(x, codes, np.eye(K))
+    for mechanism in ("linear", "mlp"):
+        config = tiny(
+            mechanism=mechanism, standardise=False, steps=2, **SEARCHED | {"exact_weights": mechanism == "linear"}
+        )
+        assert is_acyclic(fit(data, config, rng=0, accelerator="cpu").graph)

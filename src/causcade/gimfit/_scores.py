@@ -1,4 +1,4 @@
-"""How well causes explain a gene in all environments, with the targets that then pay: exact, for additive mechanisms."""
+"""How well causes explain a gene in all environments, with the targets that then pay, for additive mechanisms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 Bools = NDArray[np.bool_]
 
-_ROUNDS = 8  # targets and weights in turn; most end after three
+_ROUNDS = 10  # targets and weights in turn; most end after three
+_SETTLED = 1e-3  # change of the log variance of the noise
+_RELATIVE = 1e-10  # of the squares of a cause: what tells causes apart that are the same
 _LEAST_LOG_VARIANCE = -12.0  # as in the model: a gene that never varies would explain everything
 _AT_ONCE = 4_000_000  # numbers in a block of candidates
 
@@ -44,7 +46,8 @@ class AdditiveScores:
 
     Given the graph, genes do not share parameters. Weights, noise and targets of one gene are found in turn: with the
     targets known, weights are a least-squares solution; with the weights known, an environment is a target where that
-    gains more than it costs. Of two starts (no targets; targets everywhere but in the controls) the better counts.
+    gains more than it costs. Of two starts (no targets; targets everywhere but in the controls) the better counts; other
+    targets may be better still. What a candidate scores does not depend on what is scored beside it.
 
     Parameters
     ----------
@@ -56,6 +59,8 @@ class AdditiveScores:
         In nats.
     variance
         Of the normal prior of weights.
+    intercept
+        Mechanisms have a constant.
     bends
         Each cause also enters as ``tanh(z - b)`` for each of these, with z the value in standard deviations of all cells
         from their mean. None: linear mechanisms.
@@ -63,7 +68,7 @@ class AdditiveScores:
 
     def __init__(
         self, values: Floats, codes: Ints, n: int, *, hard: bool, edge_cost: float, target_cost: float, variance: float,
-        bends: tuple[float, ...] = (),
+        intercept: bool = True, bends: tuple[float, ...] = (),
     ) -> None:  # fmt: skip
         self.hard, self.variance = hard, variance
         self.edge_cost, self.target_cost = edge_cost, target_cost
@@ -77,12 +82,14 @@ class AdditiveScores:
         # columns d: the constant; d + 1: nothing, for candidates of fewer causes than others
         self.means = np.zeros((n, d + 2))
         self.means[:, :d] = sums / np.maximum(self.counts, 1)[:, None]
-        self.means[:, d] = 1.0
-        self.scatter = np.zeros((n, d + 2, d + 2))
+        self.means[:, d] = 1.0 if intercept else 0.0
+        self.constant = d if intercept else d + 1
+        self.scatter = np.zeros((n if hard else 1, d + 2, d + 2))  # a shift leaves them as they are: the sum is enough
+        self.own = np.zeros((n, self.n_genes))
         for k in range(n):
             centred = values[codes == k] - self.means[k, :d]
-            self.scatter[k, :d, :d] = centred.T @ centred
-        self.within = self.scatter.sum(0)
+            self.scatter[k if hard else 0, :d, :d] += centred.T @ centred
+            self.own[k] = (centred[:, : self.n_genes] ** 2).sum(0)
 
     def __call__(self, genes: Ints, causes: Ints) -> Explained:
         """Scores of genes ``(b,)`` with causes ``(b, p)``; places that are not needed hold -1."""
@@ -97,7 +104,7 @@ class AdditiveScores:
         everywhere = ~none
         everywhere[:, 0] = False
         one, other = block.alternate(none), block.alternate(everywhere)
-        return _better(one, other)
+        return _taken(one, other, other.score > one.score)
 
 
 class _Block:
@@ -109,13 +116,13 @@ class _Block:
         d, first = scores.forms * scores.n_genes, causes[:, :, None]
         forms = first + scores.n_genes * np.arange(scores.forms)
         causes = np.where(first < 0, d + 1, forms).reshape(len(causes), -1)
-        places = np.concatenate([causes, np.full((len(genes), 1), d), genes[:, None]], axis=1)
+        places = np.concatenate([causes, np.full((len(genes), 1), scores.constant), genes[:, None]], axis=1)
         self.means = scores.means[:, places].transpose(1, 0, 2)  # (b, k, places)
         rows, columns = places[:, :, None], places[:, None, :]
-        self.within = scores.within[rows, columns]
-        self.scatter = scores.scatter[:, rows, columns].transpose(1, 0, 2, 3) if scores.hard else None
+        scatter = scores.scatter[:, rows, columns].transpose(1, 0, 2, 3)
+        self.within, self.scatter = scatter[:, 0], scatter if scores.hard else None
         self.empty = places[:, :-1] > d
-        own = scores.scatter[:, genes, genes].T / np.maximum(scores.counts, 1)
+        own = scores.own[:, genes].T / np.maximum(scores.counts, 1)
         with np.errstate(divide="ignore"):
             self.own_log_variance = np.maximum(np.log(own), _LEAST_LOG_VARIANCE)
         self.own_squares = own * scores.counts
@@ -123,16 +130,17 @@ class _Block:
     def alternate(self, targets: Bools) -> Explained:
         """Weights and targets in turn; the best round."""
         best: Explained | None = None
-        log_variance = np.zeros(len(targets))
+        before, done = np.zeros(len(targets)), np.zeros(len(targets), dtype=bool)
         for _ in range(_ROUNDS):
-            weights, sums = self._weights(targets, log_variance)
+            weights, sums = self._weights(targets, before)
             found, gain, log_variance = self._judge(targets, weights, sums)
-            best = found if best is None else _better(best, found)
+            best = found if best is None else _taken(best, found, (found.score > best.score) & ~done)
             wanted = gain > self.of.target_cost
             wanted[:, 0] = False
-            if (wanted == targets).all():
+            done |= (wanted == targets).all(1) & (abs(log_variance - before) < _SETTLED)
+            if done.all():
                 break
-            targets = wanted
+            targets, before = np.where(done[:, None], targets, wanted), np.where(done, before, log_variance)
         assert best is not None
         return best
 
@@ -145,10 +153,10 @@ class _Block:
             sums += self.within  # a shift leaves the cells of an environment as far apart as they were
         else:
             sums += np.einsum("bk,bkxy->bxy", (~targets).astype(float), self.scatter)
-        ridge = np.exp(log_variance)[:, None] / s.variance + self.empty
         at = np.arange(self.empty.shape[1])
         inner = sums[:, :-1, :-1].copy()
-        inner[:, at, at] += ridge
+        inner[:, at, at] *= 1 + _RELATIVE
+        inner[:, at, at] += np.exp(log_variance)[:, None] / s.variance + self.empty
         return np.linalg.solve(inner, sums[:, :-1, -1:])[..., 0], sums
 
     def _judge(self, targets: Bools, weights: Floats, sums: Floats) -> tuple[Explained, Floats, Floats]:
@@ -182,11 +190,7 @@ def _bent(values: Floats, bends: tuple[float, ...]) -> Floats:
     return np.concatenate([values, *(np.tanh(z - b) for b in bends)], axis=1)
 
 
-def _better(a: Explained, b: Explained) -> Explained:
-    up = b.score > a.score
-    return Explained(
-        *(
-            np.where(up if (x := getattr(a, f)).ndim == 1 else up[:, None], getattr(b, f), x)
-            for f in Explained.__annotations__
-        )
-    )
+def _taken(a: Explained, b: Explained, which: Bools) -> Explained:
+    """The first, with some candidates of the second."""
+    pairs = ((getattr(a, f), getattr(b, f)) for f in Explained.__annotations__)
+    return Explained(*(np.where(which if x.ndim == 1 else which[:, None], y, x) for x, y in pairs))

@@ -13,7 +13,7 @@ __all__ = ["Found", "search_graph"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-_LEAST_GAIN = 1e-6
+_LEAST_GAIN = 1e-3  # nats
 
 
 @dataclass
@@ -115,11 +115,18 @@ class _Climb:
             gain, cause, effect, reverse = self._choose()
             if not gain > _LEAST_GAIN:
                 return
-            self.graph[cause, effect] ^= True
-            self._look(effect)
-            if reverse:
-                self.graph[effect, cause] = True
-                self._look(cause)
+            before = self.total
+            self._toggle(cause, effect, reverse=reverse)
+            if not self.total > before + _LEAST_GAIN / 2:  # rounding must not lead in circles
+                self._toggle(*((effect, cause) if reverse else (cause, effect)), reverse=reverse)
+                return
+
+    def _toggle(self, cause: int, effect: int, *, reverse: bool) -> None:
+        self.graph[cause, effect] ^= True
+        self._look(effect)
+        if reverse:
+            self.graph[effect, cause] = True
+            self._look(cause)
 
     def _choose(self) -> tuple[float, int, int, bool]:
         reach = _reachable(self.graph)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,6 +40,7 @@ def start_from_search(model: Gim, values: Tensor, codes: Tensor, features: Tenso
     scores = AdditiveScores(
         values.double().cpu().numpy(), codes.cpu().numpy(), len(features), hard=c.intervention == "hard",
         edge_cost=c.sparsity_graph, target_cost=c.sparsity_targets, variance=c.variance_weights,
+        intercept=c.intercept or c.mechanism != "linear",
         bends=() if c.mechanism == "linear" else _BENDS,
     )  # fmt: skip
     found = search_graph(scores, restarts=c.restarts, rng=np.random.default_rng(seed))
@@ -49,7 +52,9 @@ def start_from_search(model: Gim, values: Tensor, codes: Tensor, features: Tenso
         logits = torch.where(taken["logits"] > 0, _FREE_ODDS, -_FREE_ODDS)
         model.interventions.assign(taken | {"logits": logits})
     else:
-        _teach(model.interventions, features, taken, c.warm_up, c.learning_rate)
+        taught = deepcopy(model.interventions)  # one that was interrupted leaves no trace
+        _teach(taught, features, taken, c.warm_up, c.learning_rate)
+        model.interventions.load_state_dict(taught.state_dict())
 
 
 def _parts(found: Found) -> dict[str, np.ndarray]:
@@ -71,4 +76,3 @@ def _teach(networks: FeatureNetworks, features: Tensor, taken: dict[str, Tensor]
         optimiser.zero_grad()
         (loss / hit.numel()).backward()
         optimiser.step()
-    networks.zero_grad()

@@ -58,7 +58,7 @@ class GimTrainer:
         self.rng = torch.Generator(self.device).manual_seed(seed + 1)
         fitted = [p for p in self.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam(fitted, lr=config.learning_rate, fused=True)
-        self.seed = seed
+        self.seed, self.begun = seed, config.graph != "searched"
         self._read(data, start)
         self.step, self.multiplier, self.weight = 0, 0.0, config.cycle_start
         self.heldout, self.best, self.waited = math.nan, -math.inf, 0
@@ -138,8 +138,9 @@ class GimTrainer:
         RuntimeError
             If the objective is no longer finite.
         """
-        if self.step == 0 and self.config.graph == "searched":
+        if not self.begun:
             start_from_search(self.model, self.values, self.codes, self.features, seed=self.seed)
+            self.begun = True
         terms = self.model.terms(self._cells(), self.features, alpha=self.alpha, rng=self.rng)
         loss = -terms.objective(self.config.sparsity_graph, self.target_cost, *self.penalty)
         # nats per cell: of a size that Adam's epsilon never matters for
@@ -219,6 +220,7 @@ class GimTrainer:
         for name in _NUMBERS:
             setattr(self, name, state["numbers"][name])
         self.history = [list(row) for row in state["history"]]
+        self.begun = self.begun or self.step > 0
 
 
 _NUMBERS = ("step", "multiplier", "weight", "heldout", "best", "waited", "seconds", "stopped")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import Any, Literal, get_args
 
 __all__ = ["GimConfig"]
@@ -38,8 +39,9 @@ class GimConfig:
         Widths of the hidden layers of those networks (tanh).
     graph
         ``"relaxed"``: edge probabilities are fitted with the rest by gradients, as in the paper. ``"searched"``: before the first
-        step the graph of linear mechanisms is searched, edge by edge, by exact scores (each gene's best weights, noise
-        and targets, with the two costs below), and stays. Probabilities of edges are then those given all other edges.
+        step the graph is searched, edge by edge, by what each gene's causes explain (with the best weights, noise and
+        targets, and the two costs below; for networks, causes add up, each by a straight line and four bends), and
+        stays. Probabilities of edges are then those given all other edges. Not for ``"zero_inflated"``.
     restarts, warm_up
         Of that search; and steps in which networks of features first learn the targets and parameters that it found.
     exact_weights
@@ -177,12 +179,12 @@ class GimConfig:
                 msg = f"{name} must be a whole number of at least 1, not {value!r}."
                 raise ValueError(msg)
         for name in _POSITIVE:
-            if not getattr(self, name) > 0:
-                msg = f"{name} must be above 0, not {getattr(self, name)!r}."
+            if not 0 < getattr(self, name) < inf:
+                msg = f"{name} must be above 0 and finite, not {getattr(self, name)!r}."
                 raise ValueError(msg)
         for name in _NOT_NEGATIVE:
-            if not getattr(self, name) >= 0:
-                msg = f"{name} must not be negative, got {getattr(self, name)!r}."
+            if not 0 <= getattr(self, name) < inf:
+                msg = f"{name} must not be negative and must be finite, got {getattr(self, name)!r}."
                 raise ValueError(msg)
         self._check_rest()
 
@@ -195,13 +197,13 @@ class GimConfig:
             msg = f"target_start must not be negative, got {self.target_start!r}."
             raise ValueError(msg)
         if self.exact_weights and (self.mechanism, self.likelihood, self.parameter_sd) != ("linear", "expected", 0):
-            msg = "exact_weights needs mechanism='linear', likelihood='expected' and parameter_sd=0; leave it out."
+            msg = "exact_weights needs mechanism='linear', likelihood='expected' and parameter_sd=0; set exact_weights=False."
             raise ValueError(msg)
         if self.graph == "searched" and self.mechanism == "zero_inflated":
             msg = "graph='searched' knows no zeros apart, so not mechanism='zero_inflated'; take graph='relaxed'."
             raise ValueError(msg)
         if self.graph == "searched" and self.rank is not None:
-            msg = "graph='searched' needs latent vectors for any graph; leave rank=None."
+            msg = "graph='searched' needs latent vectors for any graph; leave rank=None, or take graph='relaxed'."
             raise ValueError(msg)
         for name in ("alpha_anneal", "cycle_anneal", "learning_rate_end"):
             share = getattr(self, name)
@@ -237,7 +239,8 @@ class GimConfig:
         Parameters
         ----------
         choices
-            Any attribute, instead of those.
+            Any attribute, instead of those. With a `rank` the graph is relaxed, and with another `likelihood` or a
+            `parameter_sd` weights are not exact.
 
         Raises
         ------
@@ -246,7 +249,12 @@ class GimConfig:
         TypeError
             If there is no such attribute.
         """
-        return cls(**{**_QUICK, **_QUICK_OF.get(choices.get("mechanism", cls.mechanism), {}), **choices})
+        plan = {**_QUICK, **_QUICK_OF.get(choices.get("mechanism", cls.mechanism), {}), **choices}
+        if plan["likelihood"] != "expected" or plan.get("parameter_sd"):
+            plan |= {"exact_weights": choices.get("exact_weights", False)}
+        if plan.get("rank") is not None:
+            plan |= {"graph": choices.get("graph", "relaxed")}
+        return cls(**plan)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -12,6 +12,7 @@ from causcade.nn._gim_mechanisms import LEAST_LOG_SD, LinearMechanisms
 __all__ = ["solve_linear"]
 
 _RULED_OUT = 1e-4  # edges less probable than this count as none
+_RELATIVE = 1e-10
 _AT_ONCE = 10_000_000  # numbers in a block of genes
 
 
@@ -82,8 +83,13 @@ def solve_linear(
     squares = whole[:, -1, -1] - lifted
     spread = torch.diag_embed(p * (1 - p) * torch.diagonal(inner, dim1=1, dim2=2))
     curvature = p[:, :, None] * inner * p[:, None, :] + spread
+    alike = _RELATIVE * torch.diag_embed(
+        torch.diagonal(curvature, dim1=1, dim2=2)
+    )  # tells causes apart that are the same
     ridge = (2 * mechanisms.log_sd.double()).exp()[:, None] / variance
-    weight = torch.linalg.solve(curvature + torch.diag_embed(ridge.expand_as(p)), (p * outer)[..., None])[..., 0]
+    weight = torch.linalg.solve(curvature + alike + torch.diag_embed(ridge.expand_as(p)), (p * outer)[..., None])[
+        ..., 0
+    ]
     left = squares - 2 * (weight * p * outer).sum(1) + torch.einsum("ja,jab,jb->j", weight, curvature, weight)
     number = free.sum(0)
     log_sd = 0.5 * (left.clamp(min=0) / number.clamp(min=1)).log().clamp(min=2 * LEAST_LOG_SD)
