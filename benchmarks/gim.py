@@ -55,7 +55,7 @@ standardised gene by gene (raw ones grow without bound). Means over data sets ±
 
 *Target F1*: of all (regime, gene) pairs, and the mean over regimes. *W2*: root of the transport cost of the entropic plan
 (0.1), 50 predicted against 50 measured cells; *distance*: Euclidean, between means; both are medians over the
-regimes of a data set (W2: over a quarter of them). Lower is better for SID, W2 and distance. *BaCaDI\\**: GIM with free targets and parameters per regime. *GnIES* finds, by ranking, the genes whose noise changes in any
+regimes of a data set (W2: over a quarter of them). Lower is better for SID, W2 and distance. *BaCaDI\\**: GIM with free targets and parameters per regime. Both begin with a greedy search over graphs (the quick preset). *GnIES* finds, by ranking, the genes whose noise changes in any
 regime; *GIES* is told the targets, *PC* sees control cells; undirected edges count as they are in truth. *n*: data sets. Causal methods but GIM have nothing to say on perturbations not seen. Ridge and MLP predict
 the change of the mean, by which control cells are moved. *called targets*: the fits of the row above, but genes are moved wholly where the
 probability of being a target is above one half, and else not at all. Settings were chosen on other data sets. CPU seconds are of one thread."""
