@@ -413,3 +413,17 @@ def test_genes_that_are_the_same_do_not_stop_it() -> None:
             mechanism=mechanism, standardise=False, steps=2, **SEARCHED | {"exact_weights": mechanism == "linear"}
         )
         assert is_acyclic(fit(data, config, rng=0, accelerator="cpu").graph)
+
+
+@pytest.mark.parametrize("choices", [SEARCHED, {"graph": "searched", "mechanism": "mlp", "batch_size": 30}])
+def test_a_searched_fit_that_was_stored_goes_on_the_same(choices: dict, tmp_path) -> None:
+    config = tiny(steps=8, **choices)
+    whole, first, second = (GimTrainer(environments(20), config, seed=4) for _ in range(3))
+    whole.run()
+    first.run(3)
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    second.run()
+    np.testing.assert_array_equal(np.array(whole.history), np.array(second.history))
+    for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(a, b)

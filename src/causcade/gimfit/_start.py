@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from copy import deepcopy
 
 import numpy as np
@@ -15,6 +16,8 @@ from causcade.nn._gim_interventions import FeatureNetworks, FreeInterventions
 from causcade.nn.gim import Gim
 
 __all__ = ["start_from_search"]
+
+logger = logging.getLogger(__name__)
 
 _LEAST_ODDS, _MOST_ODDS = 1e-3, 30.0  # nats: an edge that was found stays one, and none is beyond doubt
 _FREE_ODDS = 4.0
@@ -43,6 +46,7 @@ def start_from_search(model: Gim, values: Tensor, codes: Tensor, features: Tenso
         intercept=c.intercept or c.mechanism != "linear",
         bends=() if c.mechanism == "linear" else _BENDS,
     )  # fmt: skip
+    logger.info("GIM searches the graph of %d genes in %d environments", scores.n_genes, len(features))
     found = search_graph(scores, restarts=c.restarts, rng=np.random.default_rng(seed))
     odds = np.where(found.graph, found.log_odds.clip(_LEAST_ODDS), found.log_odds.clip(max=-_LEAST_ODDS))
     odds = odds.clip(-_MOST_ODDS, _MOST_ODDS)
