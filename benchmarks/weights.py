@@ -37,7 +37,8 @@ def write_page(table: pd.DataFrame, page: Path, n_screens: int) -> None:
     lines = [
         "# Released weights on what they never saw", "",
         f"`python -m benchmarks.weights --screens {n_screens}`: simulated screens, causal models or data sets of kinds that "
-        "training did not hold (`seen`, `observational` and `screens` are the training priors with new seeds), as on the model cards. "
+        "training did not hold (`seen`, `observational` and `screens` are the training priors with new seeds, and so are `half coverage` and `few genes` "
+        "where the card says so), as on the model cards. "
         "Bold is best. Real networks and screens are on the pages of the models.", "",
     ]  # fmt: skip
     for name, part in table.groupby("weights", sort=False):

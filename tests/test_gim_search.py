@@ -399,7 +399,8 @@ def test_quick_leaves_out_what_a_choice_excludes() -> None:
     assert GimConfig.quick(rank=4).graph == "relaxed" and GimConfig.quick().exact_weights
     with pytest.raises(ValueError, match="exact_weights=False"):
         GimConfig.quick(likelihood="node", exact_weights=True)
-    for name in ("sparsity_graph", "sparsity_targets", "variance_weights"):
+    assert GimConfig.quick(graph="relaxed").steps == 3000 and GimConfig.quick(graph="relaxed", steps=5).steps == 5
+    for name in ("sparsity_graph", "sparsity_targets", "variance_weights", "target_start"):
         with pytest.raises(ValueError, match=f"{name} must .* finite"):
             GimConfig(**{name: float("inf")})
 
@@ -427,3 +428,30 @@ def test_a_searched_fit_that_was_stored_goes_on_the_same(choices: dict, tmp_path
     np.testing.assert_array_equal(np.array(whole.history), np.array(second.history))
     for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_state_says_whether_the_start_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = (GimTrainer(environments(20), tiny(steps=3, **SEARCHED), seed=0) for _ in range(3))
+    before = first.state_dict()
+    first.run()
+    second.run(1)
+    second.load_state_dict(before)  # not begun, though this trainer was
+    assert not second.begun
+    with monkeypatch.context() as patch:
+        patch.setattr(Gim, "terms", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            third.run()
+    fourth = GimTrainer(environments(20), tiny(steps=3, **SEARCHED), seed=0)
+    fourth.load_state_dict(third.state_dict())
+    assert fourth.begun and fourth.step == 0
+    fourth.run()
+    assert str(fourth.history) == str(first.history)
+
+
+def test_older_states_have_begun() -> None:
+    trainer, other = (GimTrainer(environments(20), tiny(steps=3), seed=0) for _ in range(2))
+    trainer.run(2)
+    state = trainer.state_dict()
+    del state["numbers"]["begun"]
+    other.load_state_dict(state)
+    assert other.begun and other.step == 2

@@ -81,3 +81,10 @@ def test_weights_are_scored_as_their_model_is(monkeypatch: pytest.MonkeyPatch) -
     for name in ("tcd-grn-umi", "cdn-screens", "avici-scm"):
         heldout.score_weights(pretrained.load(name), 2)
     assert seen == [("score_heldout", 2), ("score_heldout_targets", 4), ("score_heldout_graphs", 6)]
+
+
+def test_card_names_the_kinds_that_training_saw() -> None:
+    whole = heldout.ScreenPrior(full_coverage=1.0, genes=(60, 100))
+    assert heldout._of_the_prior(whole) == "`seen` is"
+    part = heldout.ScreenPrior(full_coverage=0.5, genes=(15, 100))
+    assert heldout._of_the_prior(part) == "`seen`, `half coverage`, `few genes` are"

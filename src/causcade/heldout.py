@@ -29,8 +29,8 @@ from causcade.stats import Moments, cell_values, log_normalise, pair_stats
 
 __all__ = ["KINDS", "MEASURES", "release", "score_heldout", "score_weights"]
 
-#: Changes to the training prior; no training screen is drawn from any of them but ``seen`` (and, where a recipe has small
-#: screens, ``few genes``).
+#: Changes to the training prior; no training screen is drawn from any of them but ``seen`` and, where a recipe has such
+#: screens, ``half coverage`` and ``few genes``: the card says so.
 KINDS: dict[str, dict[str, Any]] = {
     "seen": {},
     "graph": {"graph_kinds": {"watts_strogatz": 1.0, "geometric": 1.0}, "edges": (2.0, 2.0)},
@@ -170,6 +170,16 @@ def score_weights(weights: Weights, n_screens: int = 4) -> Scores:
     return score_heldout_graphs(weights.net, recipe, n=3 * n_screens)
 
 
+def _of_the_prior(prior: ScreenPrior) -> str:
+    """Kinds that are the training prior or a part of it."""
+    kinds = ["`seen`"]
+    if prior.full_coverage < 1:
+        kinds.append("`half coverage`")
+    if prior.genes[0] < KINDS["few genes"]["genes"][1]:
+        kinds.append("`few genes`")
+    return f"{', '.join(kinds)} {'is' if len(kinds) == 1 else 'are'}"
+
+
 def card(config: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]], prior: ScreenPrior) -> str:
     """Model card in Markdown."""
     minutes = config["seconds"] / 60
@@ -186,8 +196,8 @@ def card(config: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]],
         "",
         f"Training prior: `{asdict(prior)}`",
         "",
-        "Scores in percent, means over simulated screens of kinds that training did not see (`seen` is the training",
-        "prior with new seeds). AUROC by column ranks the effects of a regulator (50 = chance for any ranking that",
+        f"Scores in percent, means over simulated screens. {_of_the_prior(prior)} of the training prior with new",
+        "seeds; training did not see the other kinds. AUROC by column ranks the effects of a regulator (50 = chance for any ranking that",
         "ignores the pair), by row the causes of a target.",
         "",
         "| kind | method | column AUROC | column AP | column AUROC, path >= 2 | row AUROC | row AP |",

@@ -218,12 +218,11 @@ class GimTrainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.rng.set_state(state["rng"].cpu())
         for name in _NUMBERS:
-            setattr(self, name, state["numbers"][name])
+            setattr(self, name, state["numbers"].get(name, True))  # "begun" is newer than some states
         self.history = [list(row) for row in state["history"]]
-        self.begun = self.begun or self.step > 0
 
 
-_NUMBERS = ("step", "multiplier", "weight", "heldout", "best", "waited", "seconds", "stopped")
+_NUMBERS = ("step", "multiplier", "weight", "heldout", "best", "waited", "seconds", "stopped", "begun")
 
 
 def fit(

@@ -193,8 +193,8 @@ class GimConfig:
             if value is not None and not value > 0:
                 msg = f"{name} must be above 0 or None, not {value!r}."
                 raise ValueError(msg)
-        if self.target_start is not None and self.target_start < 0:
-            msg = f"target_start must not be negative, got {self.target_start!r}."
+        if self.target_start is not None and not 0 <= self.target_start < inf:
+            msg = f"target_start must not be negative and must be finite, got {self.target_start!r}."
             raise ValueError(msg)
         if self.exact_weights and (self.mechanism, self.likelihood, self.parameter_sd) != ("linear", "expected", 0):
             msg = "exact_weights needs mechanism='linear', likelihood='expected' and parameter_sd=0; set exact_weights=False."
@@ -214,7 +214,7 @@ class GimConfig:
             if whole is not None and whole < 1:
                 msg = f"{name} must be at least 1 or None, not {whole!r}."
                 raise ValueError(msg)
-        if not 0 <= self.target_anneal <= 1 or self.cycle_growth < 1:
+        if not 0 <= self.target_anneal <= 1 or not 1 <= self.cycle_growth < inf:
             msg = f"target_anneal must lie between 0 and 1 and cycle_growth be at least 1; got {self.target_anneal}, {self.cycle_growth}."
             raise ValueError(msg)
         for name, sizes in {"hidden": self.hidden, "widths": self.widths}.items():
@@ -239,7 +239,7 @@ class GimConfig:
         Parameters
         ----------
         choices
-            Any attribute, instead of those. With a `rank` the graph is relaxed, and with another `likelihood` or a
+            Any attribute, instead of those. A relaxed graph has 3,000 steps; with a `rank` the graph is relaxed, and with another `likelihood` or a
             `parameter_sd` weights are not exact.
 
         Raises
@@ -249,11 +249,13 @@ class GimConfig:
         TypeError
             If there is no such attribute.
         """
-        plan = {**_QUICK, **_QUICK_OF.get(choices.get("mechanism", cls.mechanism), {}), **choices}
+        plan = {**_QUICK, **_QUICK_OF.get(str(choices.get("mechanism", cls.mechanism)), {}), **choices}
         if plan["likelihood"] != "expected" or plan.get("parameter_sd"):
             plan |= {"exact_weights": choices.get("exact_weights", False)}
         if plan.get("rank") is not None:
             plan |= {"graph": choices.get("graph", "relaxed")}
+        if plan.get("graph", cls.graph) == "relaxed":
+            plan |= {"steps": choices.get("steps", _RELAXED_STEPS)}
         return cls(**plan)
 
     def to_dict(self) -> dict[str, Any]:
@@ -267,6 +269,7 @@ class GimConfig:
         return cls(**plain)
 
 
+_RELAXED_STEPS = 3000
 _QUICK: dict[str, Any] = {
     "likelihood": "expected",
     "n_samples": 4,
@@ -292,7 +295,7 @@ _QUICK_OF: dict[str, dict[str, Any]] = {
         "graph": "searched", "sparsity_graph": 100.0, "sparsity_targets": 100.0, "variance_weights": 1.0,
         "widths": (100,), "steps": 1500,
     },
-    "zero_inflated": {"sparsity_targets": 100.0, "steps": 3000},
+    "zero_inflated": {"sparsity_targets": 100.0},
 }  # fmt: skip
 
 _WORDS: dict[str, tuple[str, ...]] = {
