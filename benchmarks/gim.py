@@ -129,7 +129,7 @@ def write_page(page: Path, folder: Path) -> None:
         table = pd.read_csv(file)
         lines += ["## How much the features must say", "", f"{table['mechanism'][0]}, ER, hard; untried targets.", ""]
         draw_components(table, page.with_name("gim_components.png"))
-        alt = "W2 falls and target F1 rises with the number of feature components; from 10 on GIM and the MLP are alike in W2"
+        alt = "W2 falls and target F1 rises with the number of feature components; from 10 on GIM is at or below the MLP in W2"
         lines += [f"![{alt}](gim_components.png)", ""]
         lines += _markdown([
             {"method": r["method"], "components": str(r["components"]), **_row(r, TESTS[1:]), "n": str(r["instances"])}
