@@ -129,19 +129,19 @@ class _Block:
 
     def alternate(self, targets: Bools) -> Explained:
         """Weights and targets in turn; the best round."""
-        best: Explained | None = None
+        unknown = np.zeros(targets.shape)
+        best = Explained(np.full(len(targets), -np.inf), targets, unknown, unknown)
         before, done = np.zeros(len(targets)), np.zeros(len(targets), dtype=bool)
         for _ in range(_ROUNDS):
             weights, sums = self._weights(targets, before)
             found, gain, log_variance = self._judge(targets, weights, sums)
-            best = found if best is None else _taken(best, found, (found.score > best.score) & ~done)
+            best = _taken(best, found, (found.score > best.score) & ~done)
             wanted = gain > self.of.target_cost
             wanted[:, 0] = False
             done |= (wanted == targets).all(1) & (abs(log_variance - before) < _SETTLED)
             if done.all():
                 break
             targets, before = np.where(done[:, None], targets, wanted), np.where(done, before, log_variance)
-        assert best is not None
         return best
 
     def _weights(self, targets: Bools, log_variance: Floats) -> tuple[Floats, Floats]:

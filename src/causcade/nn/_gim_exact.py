@@ -56,42 +56,16 @@ def solve_linear(
     if mechanisms.bias is not None:  # the constant is one more cause, always there
         means = torch.cat([means, means.new_ones(len(means), 1)], 1)
         p, causes = torch.cat([p, p.new_ones(d, 1)], 1), torch.cat([causes, causes.new_full((d, 1), d)], 1)
-    scatter, effects = cells.scatter.double(), torch.arange(d, device=p.device)
-    places = torch.cat([causes, effects[:, None]], 1)  # of each gene: its causes, and itself
-    if interventions.log_sd is not None:
-        free = (1 - t) * n  # cells that follow the mechanism, by gene
-        sums = _square(scatter, d, means.shape[1]) + n[:, :, None] * means[:, :, None] * means[:, None, :]
-        size = max(1, _AT_ONCE // (len(n) * places.shape[1] ** 2))
-        parts = [
-            torch.einsum("kj,kjab->jab", 1 - s, sums[:, at[:, :, None], at[:, None, :]])
-            for at, s in zip(places.split(size), t.split(size, 1), strict=True)
-        ]
-        whole = torch.cat(parts)
-        moved, lifted = torch.zeros_like(p), p.new_zeros(d)
-    else:
-        free = n.expand(-1, d)
-        sums = _square(scatter.sum(0, keepdim=True), d, means.shape[1])[0] + (n * means).T @ means
-        whole = sums[places[:, :, None], places[:, None, :]]
-        shift = interventions.mean.double()
-        at = n * t * shift
-        moved = (at.T @ means).gather(1, causes)
-        lifted = (at * (2 * means[:, :d] - shift)).sum(0)
-    inner, outer = (
-        whole[:, :-1, :-1],
-        whole[:, :-1, -1] - moved,
-    )  # causes with each other, and with what is to be explained
-    squares = whole[:, -1, -1] - lifted
+    places = torch.cat([causes, torch.arange(d, device=p.device)[:, None]], 1)  # of each gene: its causes, and itself
+    make = _sums_of_the_free if interventions.log_sd is not None else _sums_less_the_shift
+    whole, squares, number = make(n, means, cells.scatter.double(), t, interventions.mean.double(), places)
+    inner, outer = whole[:, :-1, :-1], whole[:, :-1, -1]  # of causes with each other, and with what is to be explained
     spread = torch.diag_embed(p * (1 - p) * torch.diagonal(inner, dim1=1, dim2=2))
     curvature = p[:, :, None] * inner * p[:, None, :] + spread
-    alike = _RELATIVE * torch.diag_embed(
-        torch.diagonal(curvature, dim1=1, dim2=2)
-    )  # tells causes apart that are the same
     ridge = (2 * mechanisms.log_sd.double()).exp()[:, None] / variance
-    weight = torch.linalg.solve(curvature + alike + torch.diag_embed(ridge.expand_as(p)), (p * outer)[..., None])[
-        ..., 0
-    ]
+    ridge = ridge + _RELATIVE * torch.diagonal(curvature, dim1=1, dim2=2)  # tells causes apart that are the same
+    weight = torch.linalg.solve(curvature + torch.diag_embed(ridge), (p * outer)[..., None]).squeeze(-1)
     left = squares - 2 * (weight * p * outer).sum(1) + torch.einsum("ja,jab,jb->j", weight, curvature, weight)
-    number = free.sum(0)
     log_sd = 0.5 * (left.clamp(min=0) / number.clamp(min=1)).log().clamp(min=2 * LEAST_LOG_SD)
     known = number >= 1  # of a gene that is a target everywhere nothing is known
     mechanisms.log_sd.copy_(torch.where(known, log_sd, mechanisms.log_sd.double()))
@@ -100,6 +74,31 @@ def solve_linear(
         weight, causes = weight[:, :-1], causes[:, :-1]
     mechanisms.weight.zero_()
     mechanisms.weight.scatter_(0, causes.T, weight.T.to(mechanisms.weight.dtype))
+
+
+Sums = tuple[Tensor, Tensor, Tensor]
+
+
+def _sums_of_the_free(n: Tensor, means: Tensor, scatter: Tensor, t: Tensor, _: Tensor, places: Tensor) -> Sums:
+    """Of each gene's places, over cells by how far they follow its mechanism: products; squares of the gene; cells."""
+    sums = _square(scatter, t.shape[1], means.shape[1]) + n[:, :, None] * means[:, :, None] * means[:, None, :]
+    size = max(1, _AT_ONCE // (len(n) * places.shape[1] ** 2))
+    parts = [
+        torch.einsum("kj,kjab->jab", 1 - s, sums[:, at[:, :, None], at[:, None, :]])
+        for at, s in zip(places.split(size), t.split(size, 1), strict=True)
+    ]
+    whole = torch.cat(parts)
+    return whole, whole[:, -1, -1], ((1 - t) * n).sum(0)
+
+
+def _sums_less_the_shift(n: Tensor, means: Tensor, scatter: Tensor, t: Tensor, shift: Tensor, places: Tensor) -> Sums:
+    """The same over all cells, with the expected shift taken from the gene."""
+    d = t.shape[1]
+    sums = _square(scatter.sum(0, keepdim=True), d, means.shape[1])[0] + (n * means).T @ means
+    whole = sums[places[:, :, None], places[:, None, :]]
+    squares, at = whole[:, -1, -1].clone(), n * t * shift
+    whole[:, :-1, -1] -= (at.T @ means).gather(1, places[:, :-1])
+    return whole, squares - (at * (2 * means[:, :d] - shift)).sum(0), n.sum().expand(d)
 
 
 def _likely(probability: Tensor) -> tuple[Tensor, Tensor]:
