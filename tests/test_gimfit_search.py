@@ -399,7 +399,8 @@ def test_quick_leaves_out_what_a_choice_excludes() -> None:
     assert GimConfig.quick(rank=4).graph == "relaxed" and GimConfig.quick().exact_weights
     with pytest.raises(ValueError, match="exact_weights=False"):
         GimConfig.quick(likelihood="node", exact_weights=True)
-    assert GimConfig.quick(graph="relaxed").steps == 3000 and GimConfig.quick(graph="relaxed", steps=5).steps == 5
+    assert GimConfig.quick(graph="relaxed").steps == 3000 and not GimConfig.quick(graph="relaxed").exact_weights
+    assert GimConfig.quick(graph="relaxed", steps=5).steps == 5
     for name in ("sparsity_graph", "sparsity_targets", "variance_weights", "target_start"):
         with pytest.raises(ValueError, match=f"{name} must .* finite"):
             GimConfig(**{name: float("inf")})

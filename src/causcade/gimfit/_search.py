@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from causcade.gimfit._scores import AdditiveScores
+from causcade.simulate.graphs import ancestors
 
 __all__ = ["Found", "search_graph"]
 
@@ -163,10 +165,5 @@ class _Climb:
 
 
 def _reachable(graph: Bools) -> Bools:
-    """Genes that a path of at least one edge leads to."""
-    reach = graph.astype(np.float32)  # which BLAS multiplies, unlike whole numbers
-    while True:
-        grown = ((reach + reach @ reach) > 0).astype(np.float32)
-        if (grown == reach).all():
-            return reach > 0
-        reach = grown
+    """Genes that a path of at least one edge leads to, [cause, effect]."""
+    return ancestors(torch.from_numpy(graph)).numpy()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from causcade.gimfit._scores import AdditiveScores
-from causcade.gimfit._search import Found, search_graph
+from causcade.gimfit._search import search_graph
 from causcade.nn._gim_interventions import FeatureNetworks, FreeInterventions
 from causcade.nn.gim import Gim
 
@@ -51,32 +51,30 @@ def start_from_search(model: Gim, values: Tensor, codes: Tensor, features: Tenso
     odds = np.where(found.graph, found.log_odds.clip(_LEAST_ODDS), found.log_odds.clip(max=-_LEAST_ODDS))
     odds = odds.clip(-_MOST_ODDS, _MOST_ODDS)
     model.graph.assign(torch.as_tensor(odds / c.alpha_cap, dtype=torch.float32, device=features.device))
-    taken = {name: torch.as_tensor(v, dtype=torch.float32, device=features.device) for name, v in _parts(found).items()}
+    hit = torch.as_tensor(found.targets, device=features.device)
+    parts = {"mean": found.mean, "log_sd": found.log_sd}
+    taken = {
+        n: torch.as_tensor(x, dtype=torch.float32, device=features.device).where(hit, 0.0) for n, x in parts.items()
+    }
     if isinstance(model.interventions, FreeInterventions):
-        logits = torch.where(taken["logits"] > 0, _FREE_ODDS, -_FREE_ODDS)
-        model.interventions.assign(taken | {"logits": logits})
+        model.interventions.assign({"logits": torch.where(hit, _FREE_ODDS, -_FREE_ODDS), **taken})
     else:
         taught = deepcopy(model.interventions)  # one that was interrupted leaves no trace
-        _teach(taught, features, taken, c.warm_up, c.learning_rate)
+        _teach(taught, features, hit.float(), taken, c.warm_up, c.learning_rate)
         model.interventions.load_state_dict(taught.state_dict())
 
 
-def _parts(found: Found) -> dict[str, np.ndarray]:
-    """Logits (only their sign means something) and parameters, which are 0 where there is no target."""
-    parts = {"logits": np.where(found.targets, 1.0, -1.0), "mean": found.mean, "log_sd": found.log_sd}
-    return {name: x if name == "logits" else np.where(found.targets, x, 0.0) for name, x in parts.items()}
-
-
-def _teach(networks: FeatureNetworks, features: Tensor, taken: dict[str, Tensor], steps: int, rate: float) -> None:
+def _teach(
+    networks: FeatureNetworks, features: Tensor, hit: Tensor, taken: dict[str, Tensor], steps: int, rate: float
+) -> None:
     """Fit networks to targets, and to parameters of targets, in all environments but the observational one."""
     optimiser = torch.optim.Adam(networks.parameters(), lr=rate)
-    hit = (taken["logits"][1:] > 0).float()
     for _ in range(steps):
         said = networks(features)
-        loss = F.binary_cross_entropy_with_logits(said.logits[1:], hit, reduction="sum")
-        for name in ("mean", "log_sd"):
+        loss = F.binary_cross_entropy_with_logits(said.logits[1:], hit[1:], reduction="sum")
+        for name, wanted in taken.items():
             if (value := getattr(said, name)) is not None:
-                loss = loss + (hit * (value - taken[name])[1:] ** 2).sum()
+                loss = loss + (hit * (value - wanted) ** 2)[1:].sum()
         optimiser.zero_grad()
-        (loss / hit.numel()).backward()
+        (loss / hit[1:].numel()).backward()
         optimiser.step()

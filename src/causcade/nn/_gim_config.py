@@ -239,8 +239,9 @@ class GimConfig:
         Parameters
         ----------
         choices
-            Any attribute, instead of those. A relaxed graph has 3,000 steps; with a `rank` the graph is relaxed, and with another `likelihood` or a
-            `parameter_sd` weights are not exact.
+            Any attribute, instead of those. With ``graph="relaxed"``, or a `rank`, the choices are those of a relaxed graph:
+            two hidden layers, weights by gradients, 3,000 steps. With another `likelihood` or a `parameter_sd` weights
+            are not exact.
 
         Raises
         ------
@@ -249,14 +250,13 @@ class GimConfig:
         TypeError
             If there is no such attribute.
         """
-        plan = {**_QUICK, **_QUICK_OF.get(str(choices.get("mechanism", cls.mechanism)), {}), **choices}
-        if plan["likelihood"] != "expected" or plan.get("parameter_sd"):
-            plan |= {"exact_weights": choices.get("exact_weights", False)}
-        if plan.get("rank") is not None:
-            plan |= {"graph": choices.get("graph", "relaxed")}
-        if plan.get("graph", cls.graph) == "relaxed":
-            plan |= {"steps": choices.get("steps", _RELAXED_STEPS)}
-        return cls(**plan)
+        mechanism = str(choices.get("mechanism", cls.mechanism))
+        plan = {**_QUICK, "sparsity_targets": 30.0 if mechanism == "linear" else 100.0}
+        if choices.get("graph", "searched") == "searched" and choices.get("rank") is None:
+            plan |= _QUICK_SEARCHED.get(mechanism, {})
+        if choices.get("likelihood", "expected") != "expected" or choices.get("parameter_sd"):
+            plan |= {"exact_weights": False}
+        return cls(**{**plan, **choices})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -269,7 +269,6 @@ class GimConfig:
         return cls(**plain)
 
 
-_RELAXED_STEPS = 3000
 _QUICK: dict[str, Any] = {
     "likelihood": "expected",
     "n_samples": 4,
@@ -282,21 +281,16 @@ _QUICK: dict[str, Any] = {
     "variance_networks": 0.02,
     "learning_rate": 5e-3,
     "learning_rate_end": 0.02,
+    "steps": 3000,
     "cycle_measure": "trace",
     "cycle_anneal": 0.9,
     "cycle_start": 1e-3,
     "cycle_end": 100.0,
 }
-_QUICK_OF: dict[str, dict[str, Any]] = {
-    "linear": {
-        "graph": "searched", "exact_weights": True, "sparsity_targets": 30.0, "widths": (100,), "steps": 1000,
-    },
-    "mlp": {
-        "graph": "searched", "sparsity_graph": 100.0, "sparsity_targets": 100.0, "variance_weights": 1.0,
-        "widths": (100,), "steps": 1500,
-    },
-    "zero_inflated": {"sparsity_targets": 100.0},
-}  # fmt: skip
+_QUICK_SEARCHED: dict[str, dict[str, Any]] = {
+    "linear": {"graph": "searched", "exact_weights": True, "widths": (100,), "steps": 1000},
+    "mlp": {"graph": "searched", "sparsity_graph": 100.0, "variance_weights": 1.0, "widths": (100,), "steps": 1500},
+}
 
 _WORDS: dict[str, tuple[str, ...]] = {
     "mechanism": get_args(Mechanism),
