@@ -70,6 +70,33 @@ def test_shares_of_the_prior_decide() -> None:
     assert all((own > 0).any() for own in left)
 
 
+def test_brief_cells_vary_less_about_the_same_means() -> None:
+    """A fifth of the intrinsic variance (.15 time units from the noise-free state); controls are as noisy as ever."""
+    prior = ScreenPrior(
+        genes=(30, 30),
+        full_coverage=1.0,
+        full_efficacy=1.0,
+        types=(1, 1),
+        ten_cells=0.0,
+        max_cells=1500,
+        control=(400, 400),
+    )
+    for index in range(3):
+        steady, brief = (draw_screen(replace(prior, brief=share), 5, index) for share in (0.0, 1.0))
+        for of in ("perturbed", "codes"):
+            assert torch.equal(getattr(steady, of), getattr(brief, of))
+        spread, middle = {}, {}
+        for name, screen in (("steady", steady), ("brief", brief)):
+            regimes = [screen.x[screen.codes == code] for code in range(int(screen.codes.max()) + 1)]
+            spread[name] = torch.stack([x.var(0) for x in regimes])
+            middle[name] = torch.stack([x.mean(0) for x in regimes])
+        alive = spread["steady"][1:] > 1e-3  # all but the knocked-out genes themselves
+        assert 0.12 < (spread["brief"][1:] / spread["steady"][1:])[alive].median() < 0.35
+        assert 0.7 < (spread["brief"][0] / spread["steady"][0]).median() < 1.4
+        error = (spread["steady"][1:] / torch.bincount(steady.codes)[1:, None]).sqrt()
+        assert ((middle["brief"] - middle["steady"])[1:].abs()[alive] / error[alive]).median() < 3
+
+
 @pytest.mark.parametrize("kind", graphs.KINDS)
 def test_every_kind_of_graph_can_be_drawn(kind) -> None:
     prior = replace(SMALL, graph_kinds={kind: 1.0}, max_cells=40, control=(30, 31), dt=0.2)

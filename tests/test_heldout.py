@@ -61,7 +61,10 @@ def test_no_held_out_kind_can_come_from_the_training_prior() -> None:
 
 def test_release_can_be_loaded_and_says_what_it_is(trained, tmp_path) -> None:
     out = tmp_path / "out"
+    (trained / "log.json").write_text("[[2, 1, 0.5]]")
     heldout.release(trained, out, n_screens=1)
+    assert sorted(p.name for p in out.iterdir()) == ["README.md", "config.json", "log.json", "model.safetensors"]
+    assert (out / "log.json").read_text() == "[[2, 1, 0.5]]"
     weights = pretrained.load(out)
     assert weights.config["sha256"] == weights.sha256
     card = (out / "README.md").read_text()

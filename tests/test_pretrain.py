@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from causcade import pretrained
+from causcade import heldout, pretrained
 from causcade.contrasts import Summary, summarise
 from causcade.nn.differential import Differential, graph_loss, target_loss
 from causcade.nn.pair_stream import PairStream, PairStreamConfig, pair_loss
@@ -107,8 +107,8 @@ def test_digest_knows_every_field() -> None:
     digests = {TINY.digest(), replace(TINY, seed=1).digest(), replace(TINY, lr=1e-4).digest()}
     digests |= {replace(TINY, prior={**PRIOR, "dt": 0.1}).digest(), replace(TINY, start="mine").digest()}
     digests |= {replace(TINY, prior={**PRIOR, name: [0.5, 1.0]}).digest() for name in ("levels", "programs")}
-    digests |= {replace(TINY, sizes_alike=True).digest()}
-    assert len(digests) == 8
+    digests |= {replace(TINY, sizes_alike=True).digest(), replace(TINY, prior={**PRIOR, "brief": 0.5}).digest()}
+    assert len(digests) == 9
     assert replace(TINY).digest() == TINY.digest()
     assert Recipe(**json.loads(json.dumps(TINY.__dict__))).digest() == TINY.digest()
 
@@ -568,6 +568,41 @@ def test_what_a_run_leaves_behind(tmp_path) -> None:
     sha256 = config.pop("sha256")
     assert sha256 == hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
     assert json.loads(json.dumps(trainer.config())) == config
+
+
+def test_validation_scores_the_averaged_weights_and_changes_nothing(tmp_path, monkeypatch) -> None:
+    """A run that is scored on the way, stopped and resumed ends as one that is not; the record survives the stop."""
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def score(weights: pretrained.Weights, n_screens: int) -> dict[str, dict[str, dict[str, float]]]:
+        seen.append(weights.net.state_dict())
+        drawn = float(torch.rand(1))  # of the generator that a training may use
+        return {"seen": {"TCD": {"column_auroc": 50 + drawn}, "popularity": {"column_auroc": 50.0}}}
+
+    monkeypatch.setattr(heldout, "score_weights", score)
+    plain = train(TINY, tmp_path / "plain")
+    how = {"minutes": 10.0, "device": "cpu", "resume": True, "adopt": False, "every": 2, "validate": 2}
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = Trainer(TINY, "cpu")
+    torch.set_rng_state(before)
+    for _ in range(2):
+        first.train_step()
+    first.note()
+    first.save(tmp_path / "scored")
+    first.validate(tmp_path / "scored")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(seen[0], first.average) and not same(seen[0], first.net.state_dict())
+    first.save(tmp_path / "scored")
+    scored = run(TINY, tmp_path / "scored", **how)
+    assert same(plain.net.state_dict(), scored.net.state_dict()) and same(seen[-1], scored.average)
+    record = json.loads((tmp_path / "scored" / "validation.json").read_text())
+    assert [entry["step"] for entry in record] == [2, 4, 6]
+    assert record[0]["metric"] == "column AUROC" and record[0]["model"] == "TCD"
+    assert record[-1]["scores"]["seen"]["popularity"] == 50 < record[-1]["scores"]["seen"]["TCD"]
+    assert not (tmp_path / "plain" / "validation.json").exists()
+    with pytest.raises(ValueError, match="0 for none, not -1"):
+        run(TINY, tmp_path / "none", **{**how, "validate": -1})
 
 
 def test_a_run_for_targets_says_so(tmp_path) -> None:

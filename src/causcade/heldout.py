@@ -136,6 +136,9 @@ def release(folder: Path, out: Path, *, n_screens: int = 4) -> None:
     text = _CARDS[weights.model](config, scores, recipe)
     put_pair(out, (folder / TENSORS).read_bytes(), json.dumps({**config, "scores": seen}, indent=1) + "\n")
     put(out / "README.md", text)
+    for name in ("log.json", "validation.json"):  # how the training went, for `causcade.pl.training`
+        if (folder / name).is_file():
+            put(out / name, (folder / name).read_bytes())
 
 
 Scores = dict[str, dict[str, dict[str, float]]]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-__all__ = ["Weights", "available", "list", "load"]
+__all__ = ["Weights", "available", "folder_of", "list", "load"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,17 @@ def available() -> builtins.list[str]:
     return sorted(p.parent.name for p in _folder().glob("*/config.json"))
 
 
+def folder_of(name: str | Path) -> Path:
+    """Folder of released weights, or, where no weights have this name, the path as it was given.
+
+    Parameters
+    ----------
+    name
+        A name of :func:`available`, or a folder.
+    """
+    return _folder() / str(name) if str(name) in available() else Path(name)
+
+
 def _model_of(config: dict[str, Any]) -> str:
     """What a config says, or for files of other hands, which may lack it, the model that has the network."""
     if "model" in config:
@@ -87,8 +98,7 @@ def load(name: str | Path) -> Weights:
     RuntimeError
         If the files are damaged, are a pickle, do not fit each other, or hold weights that are not finite.
     """
-    released = str(name) in available()
-    folder = _folder() / str(name) if released else Path(name)
+    released, folder = str(name) in available(), folder_of(name)
     if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
         msg = (
             f"No weights {str(name)!r}: neither a released name ({', '.join(available()) or 'none'}) nor a folder with "

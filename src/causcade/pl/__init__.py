@@ -24,6 +24,7 @@ from causcade.pl._scorecard import scorecard
 from causcade.pl._style import finish, new_axes, to_show
 from causcade.pl._suggestions import suggestions
 from causcade.pl._target_map import target_map
+from causcade.pl._training import training
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +47,7 @@ __all__ = [
     "suggestions",
     "target_map",
     "targets",
+    "training",
 ]
 
 

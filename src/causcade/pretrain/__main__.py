@@ -30,6 +30,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--adopt", action="store_true", help="continue although the recipe changed")
     parser.add_argument("--every", type=int, default=50, help="steps between checkpoints")
     parser.add_argument(
+        "--validate", type=int, default=0, help="steps between scores on held-out kinds (default 0: none)"
+    )
+    parser.add_argument(
         "--screens", type=Path, help="folder of NAME.h5ad, for real screens that are not in the package"
     )
     parser.add_argument("--release", type=Path, help="then score on held-out kinds and write weights and card there")
@@ -40,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         recipe = replace(recipe, steps=args.steps)
     run(
         recipe, args.out, minutes=args.minutes, device=args.device, resume=args.resume, adopt=args.adopt,
-        every=args.every, screens=args.screens,
+        every=args.every, screens=args.screens, validate=args.validate,
     )  # fmt: skip
     if args.release:
         from causcade.heldout import release  # needs scipy, which a bare training machine may lack

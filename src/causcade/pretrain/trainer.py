@@ -49,6 +49,7 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.log: list[list[float]] = []
         self.recent: list[float] = []  # losses since the last line of the log
+        self.validation: list[dict[str, Any]] = []
         self.stages: list[list[Any]] = [[recipe.digest(), 0]]
 
     def rate(self) -> float:
@@ -91,6 +92,7 @@ class Trainer:
             "task": self.task.state_dict(),
             "log": self.log,
             "recent": self.recent,
+            "validation": self.validation,
         }
         whole = io.BytesIO()
         torch.save(state, whole)
@@ -99,6 +101,25 @@ class Trainer:
         told = self.config() | {"sha256": hashlib.sha256(data).hexdigest()}
         put_pair(folder, data, json.dumps(told, indent=1) + "\n")
         put(folder / "log.json", json.dumps(self.log))
+        if self.validation:
+            put(folder / "validation.json", json.dumps(self.validation))
+
+    def validate(self, folder: Path, n_screens: int = 1) -> dict[str, float]:
+        """Score the averaged weights, which `folder` holds, and the baselines on every held-out kind; keep all scores.
+
+        Training goes on as if nothing had been scored: nothing is drawn from its generators.
+        """
+        from causcade.heldout import MEASURES, score_weights  # needs scipy, which a bare training machine may lack
+        from causcade.pretrained import load
+
+        with torch.random.fork_rng():
+            weights = load(folder)
+            found = score_weights(weights, n_screens)
+        metric, word, _ = MEASURES[weights.model]
+        scores = {kind: {name: row[metric] for name, row in methods.items()} for kind, methods in found.items()}
+        entry = {"step": self.step, "metric": word, "model": weights.model, "scores": scores}
+        self.validation = [*(old for old in self.validation if old["step"] != self.step), entry]
+        return {kind: row[weights.model] for kind, row in scores.items()}
 
     def note(self) -> list[float]:
         """Add a line to the log: step, seconds, mean loss since the line before."""
@@ -140,6 +161,7 @@ class Trainer:
         if state["recipe"] != self.recipe.digest():
             self.stages = [*self.stages, [self.recipe.digest(), self.step]]
         self.log, self.recent = state.get("log", []), state.get("recent", [])
+        self.validation = state.get("validation", [])
         if "log" not in state and (folder / "log.json").exists():
             self.log = json.loads((folder / "log.json").read_text())
 
@@ -185,14 +207,21 @@ def run(
     adopt: bool,
     every: int,
     screens: Path | None = None,
+    validate: int = 0,
 ) -> Trainer:
     """Train until the recipe's steps or the minutes are used up, saving every ``every`` steps.
+
+    Every ``validate`` steps (0: never), and after the last one, held-out kinds are scored.
 
     Raises
     ------
     ValueError
-        If `out` holds a run and `resume` is false, or the run of another recipe and `adopt` is false.
+        If `out` holds a run and `resume` is false, or the run of another recipe and `adopt` is false; if `validate` is
+        negative.
     """
+    if validate < 0:
+        msg = f"validate is a number of steps, 0 for none, not {validate}."
+        raise ValueError(msg)
     there = (out / "checkpoint.pt").exists()
     if there and not resume:
         msg = f"{out} already holds the checkpoint of a run; pass --resume to continue or another --out."
@@ -208,5 +237,9 @@ def run(
         if trainer.step % every == 0 or trainer.step == recipe.steps:
             logger.info("step %d  %.0f s  loss %.4f", *trainer.note())
             trainer.save(out)
+        if validate and (trainer.step % validate == 0 or trainer.step == recipe.steps):
+            trainer.save(out)
+            scores = ", ".join(f"{kind} {score:.3g}" for kind, score in trainer.validate(out).items())
+            logger.info("step %d  held out: %s", trainer.step, scores)
     trainer.save(out)
     return trainer

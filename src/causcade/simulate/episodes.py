@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,6 +57,9 @@ class ScreenPrior:
     full_coverage, full_efficacy, refit, groups_known, ten_cells
         Share of screens in which every gene is perturbed, the perturbations are complete, half-responses are refitted,
         the cell types are known to the analyst, ten cells per perturbation (else log-uniform 2 to 400).
+    brief
+        Share of screens whose perturbed cells run only briefly from their noise-free steady state, as those of the published
+        data did: they carry about a fifth of the intrinsic variance of the controls.
     max_cells
         Most perturbed cells.
     control
@@ -96,13 +100,15 @@ class ScreenPrior:
     refit: float = 0.15
     groups_known: float = 0.7
     ten_cells: float = 0.5
+    brief: float = 0.0
     max_cells: int = 6000
     control: Range = (100, 600)
     dt: float = 0.05
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dict, for recipes and model cards; what came later is left out where it is not used, so that hashes stay."""
-        return {k: v for k, v in asdict(self).items() if k not in ("levels", "programs") or any(v)}
+        unused = {"levels": (0.0, 0.0), "programs": (0.0, 0.0), "brief": 0.0}
+        return {k: v for k, v in asdict(self).items() if k not in unused or v != unused[k]}
 
 
 @dataclass(frozen=True)
@@ -209,17 +215,25 @@ def draw_screen(prior: ScreenPrior, rng: int, index: int, *, device: torch.devic
         low = r.uniform(0.3, 0.9)
         efficacy = low + (1 - low) * torch.rand(covered, generator=gen, device=device)
         efficacy = -2 * efficacy if r.random() < 1 / 6 else efficacy
-    x, codes, types = grn.simulate_cells(
+    controls, refit, known = _log_between(r, prior.control), r.random() < prior.refit, r.random() < prior.groups_known
+    simulate = partial(
+        grn.simulate_cells,
         network,
-        n_control=_log_between(r, prior.control),
-        knockouts=perturbed,
-        cells_per_knockout=cells,
         efficacy=efficacy,
-        half_response="refit" if r.random() < prior.refit else "wild-type",
-        sampling=grn.Sampling(dt=prior.dt, burn_in=2.0, interval=0.4),
+        half_response="refit" if refit else "wild-type",
         rng=gen,
     )
-    return Screen(x, codes, types, perturbed, network, r.random() < prior.groups_known)
+    steady = grn.Sampling(dt=prior.dt, burn_in=2.0, interval=0.4)
+    if prior.brief and r.random() < prior.brief:
+        brief = grn.Sampling(dt=prior.dt, burn_in=0.15, cells_per_chain=1, start_noise=False)
+        parts = (
+            simulate(n_control=controls, knockouts=perturbed, cells_per_knockout=0, sampling=steady),
+            simulate(n_control=0, knockouts=perturbed, cells_per_knockout=cells, sampling=brief),
+        )
+        x, codes, types = (torch.cat(pair) for pair in zip(*parts, strict=True))
+    else:
+        x, codes, types = simulate(n_control=controls, knockouts=perturbed, cells_per_knockout=cells, sampling=steady)
+    return Screen(x, codes, types, perturbed, network, known)
 
 
 def assay(screen: Screen, prior: ScreenPrior, rng: int, index: int) -> tuple[Tensor, str]:
