@@ -97,6 +97,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="CSV of the rows")
     args = parser.parse_args()
     weights = pretrained.load(args.weights)
+    if weights.config["network"] != "pairs":
+        parser.error(
+            f"--weights: {args.weights} is a {weights.config['network']!r} network; give one of pairs, as tcd-grn-umi"
+        )
     parts: list[pd.DataFrame] = []
     for half in args.half_response:
         for fidelity in args.fidelity:

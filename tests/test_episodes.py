@@ -6,6 +6,7 @@ import json
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -95,6 +96,34 @@ def test_brief_cells_vary_less_about_the_same_means() -> None:
         assert 0.7 < (spread["brief"][0] / spread["steady"][0]).median() < 1.4
         error = (spread["steady"][1:] / torch.bincount(steady.codes)[1:, None]).sqrt()
         assert ((middle["brief"] - middle["steady"])[1:].abs()[alive] / error[alive]).median() < 3
+
+
+@pytest.mark.parametrize("refit", [0.0, 1.0])
+def test_brief_cells_do_not_tell_regulators_by_their_noise(refit) -> None:
+    """Knocked-down genes are as quiet whether they regulate anything or not."""
+    prior = ScreenPrior(
+        genes=(30, 60),
+        full_coverage=1.0,
+        full_efficacy=0.0,
+        types=(1, 1),
+        ten_cells=0.0,
+        max_cells=2500,
+        noise=(0.1, 0.1),
+        refit=refit,
+    )
+    ratios: dict[bool, list[float]] = {True: [], False: []}
+    shifts: list[float] = []
+    for index in range(3):
+        steady, brief = (draw_screen(replace(prior, brief=share), 5, index) for share in (0.0, 1.0))
+        regulates = brief.grn.adjacency.any(1)
+        for code, gene in enumerate(brief.perturbed.tolist(), 1):
+            before, after = (s.x[s.codes == code, gene] for s in (steady, brief))
+            if before.var() > 1e-3:
+                ratios[bool(regulates[gene])].append(float(after.var() / before.var()))
+            if before.mean() > 3 * before.std() and not regulates[gene]:  # seldom stopped at zero
+                shifts.append(float(after.mean() / before.mean() - 1))
+    assert abs(np.median(shifts)) < 0.05 and np.abs(shifts).max() < 0.3 and len(shifts) > 10
+    assert all(0.12 < np.median(found) < 0.35 and len(found) > 10 for found in ratios.values())
 
 
 @pytest.mark.parametrize("kind", graphs.KINDS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
@@ -62,15 +64,35 @@ def test_no_held_out_kind_can_come_from_the_training_prior() -> None:
 def test_release_can_be_loaded_and_says_what_it_is(trained, tmp_path) -> None:
     out = tmp_path / "out"
     (trained / "log.json").write_text("[[2, 1, 0.5]]")
+    (trained / "validation.json").write_text("[{}]")
     heldout.release(trained, out, n_screens=1)
-    assert sorted(p.name for p in out.iterdir()) == ["README.md", "config.json", "log.json", "model.safetensors"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "README.md",
+        "config.json",
+        "log.json",
+        "model.safetensors",
+        "validation.json",
+    ]
     assert (out / "log.json").read_text() == "[[2, 1, 0.5]]"
+    assert (out / "validation.json").read_text() == "[{}]"
     weights = pretrained.load(out)
     assert weights.config["sha256"] == weights.sha256
     card = (out / "README.md").read_text()
     assert RECIPE.digest() in card
     assert weights.sha256 in card
     assert card.count("| partial correlation |") == len(heldout.KINDS)
+
+
+def test_a_folder_named_like_released_weights_is_meant(trained, monkeypatch) -> None:
+    name = pretrained.available()[0]
+    (trained / name).mkdir()
+    for file in ("config.json", "model.safetensors"):
+        (trained / name / file).write_bytes((trained / file).read_bytes())
+    monkeypatch.chdir(trained)
+    monkeypatch.setattr(heldout, "score_weights", lambda *_: {})
+    heldout.release(Path(name), trained / "out")
+    mine = hashlib.sha256((trained / "model.safetensors").read_bytes()).hexdigest()
+    assert json.loads((trained / "out" / "config.json").read_text())["sha256"] == mine
 
 
 def test_weights_are_scored_as_their_model_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,45 @@ def test_scores_have_the_best_baseline_beside_them(folder: Path) -> None:
     assert all(a.get_color() == b.get_color() for a, b in zip(scores, baselines, strict=True))
 
 
+def test_every_kind_has_a_look_of_its_own_and_earlier_ones_stay(folder: Path) -> None:
+    record = json.loads((folder / "validation.json").read_text())
+    record[0]["scores"] = {f"old {i}": {"TCD": 60.0 + i, "low": 50.0} for i in range(30)}
+    (folder / "validation.json").write_text(json.dumps(record))
+    lines = pl.training(folder, what="validation", show=False).lines[::2]
+    assert [line.get_label().split(" (")[0] for line in lines] == [
+        *(f"old {i}" for i in range(30)),
+        *(f"kind {i}" for i in range(9)),
+    ]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 39
+
+
+def test_one_point_is_seen(folder: Path) -> None:
+    (folder / "log.json").write_text("[[50, 1, 0.7]]")
+    assert pl.training(folder, show=False).lines[0].get_marker() == "o"
+
+
+@pytest.mark.parametrize("layout", [None, "constrained"])
+def test_legend_is_inside_the_figure(folder: Path, layout: str | None) -> None:
+    figure, ax = plt.subplots(figsize=(6, 4.5), layout=layout)
+    pl.training(folder, what="validation", ax=ax)
+    figure.canvas.draw()
+    legend = ax.get_legend().get_window_extent()
+    assert figure.bbox.x0 <= legend.x0 and legend.x1 <= figure.bbox.x1
+    if layout is None:  # below the lowest curve
+        lowest = min(np.nanmin(line.get_ydata()) for line in ax.lines)
+        assert legend.y1 <= ax.transData.transform((0, lowest))[1]
+
+
+def test_a_run_of_the_name_of_released_weights_is_meant(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = pretrained.available()[0]
+    (folder / name).mkdir()
+    (folder / name / "log.json").write_text("[[7, 1, 0.25]]")
+    monkeypatch.chdir(folder)
+    (line,) = pl.training(name, show=False).lines
+    np.testing.assert_allclose(line.get_xydata(), [[7, 0.25]])
+    assert folder.name in pl.training(".", show=False).get_title()
+
+
 def test_a_kind_without_baseline_is_drawn_alone(folder: Path) -> None:
     record = [{"step": 1, "metric": "mAP", "model": "CDN", "scores": {"seen": {"CDN": 0.5, "random": float("nan")}}}]
     (folder / "validation.json").write_text(json.dumps(record))

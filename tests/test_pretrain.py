@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -603,6 +605,55 @@ def test_validation_scores_the_averaged_weights_and_changes_nothing(tmp_path, mo
     assert not (tmp_path / "plain" / "validation.json").exists()
     with pytest.raises(ValueError, match="0 for none, not -1"):
         run(TINY, tmp_path / "none", **{**how, "validate": -1})
+
+
+def test_scores_of_a_stopped_run_are_made_up_for(tmp_path, monkeypatch) -> None:
+    """Scored at the weights of the step, also where no checkpoint was due, and once; what a stop left out comes first."""
+    seen: list[int] = []
+
+    def score(weights: pretrained.Weights, n_screens: int) -> dict[str, dict[str, dict[str, float]]]:
+        if len(seen) == 1:
+            seen.append(-1)
+            raise KeyboardInterrupt
+        seen.append(weights.config["steps"])
+        return {"seen": {"TCD": {"column_auroc": 50.0}}}
+
+    def record() -> list[int]:
+        return [entry["step"] for entry in json.loads((tmp_path / "out" / "validation.json").read_text())]
+
+    monkeypatch.setattr(heldout, "score_weights", score)
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(replace(TINY, steps=5).__dict__))
+    command = [str(path), "--out", str(tmp_path / "out"), "--device", "cpu", "--every", "50", "--validate", "2"]
+    with pytest.raises(KeyboardInterrupt):
+        main(command)
+    assert record() == [2]
+    main([*command, "--resume"])
+    assert seen == [2, -1, 4, 5] and record() == [2, 4, 5]
+    main([*command, "--resume"])
+    assert len(seen) == 4
+
+    state = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
+    del state["validation"]  # a checkpoint of before there were scores
+    torch.save(state, tmp_path / "out" / "checkpoint.pt")
+    main([*command, "--resume"])
+    assert seen[-1] == 5 and record() == [5]
+
+
+def test_scores_are_of_the_folder_and_not_of_released_weights(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        heldout, "score_weights", lambda weights, _: {"seen": {"TCD": {"column_auroc": float(weights.config["steps"])}}}
+    )
+    trainer = train(replace(TINY, steps=1), Path("tcd-grn-umi"))
+    assert trainer.validate(Path("tcd-grn-umi")) == {"seen": 1.0}
+
+
+def test_scores_say_what_they_lack(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "causcade.heldout", None)
+    with pytest.raises(RuntimeError, match="leave out --validate"):
+        run(TINY, tmp_path / "out", minutes=1, device="cpu", resume=False, adopt=False, every=1, validate=1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_for_targets_says_so(tmp_path) -> None:

@@ -127,7 +127,7 @@ def release(folder: Path, out: Path, *, n_screens: int = 4) -> None:
     n_screens
         Screens of each kind.
     """
-    weights = load(folder)
+    weights = load(folder.resolve())  # a relative path may be a released name
     recipe = Recipe(**weights.config["recipe"])
     config: dict[str, Any] = {**weights.config, "sha256": weights.sha256}
     scores = score_weights(weights, n_screens)

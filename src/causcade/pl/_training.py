@@ -10,17 +10,15 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from causcade import pretrained
-from causcade.pl._style import STYLE, finish, new_axes, to_show
+from causcade.pl._style import STYLE, finish, legend, legend_height, new_axes, to_show
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Okabe and Ito; lines differ in their markers too
-_LOOKS: Final = (
-    ("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"),
-    ("#222222", "X"),
-)  # fmt: skip
+#: Okabe and Ito; seven colours and eight markers come together again after 56 kinds
+_COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
+_MARKERS: Final = "os^DvPX*"
 _FILES: Final = {"loss": "log.json", "validation": "validation.json"}
 
 
@@ -40,7 +38,8 @@ def training(
     Parameters
     ----------
     folder
-        Folder of ``python -m causcade.pretrain`` (its ``--out``), or the name of released weights.
+        Folder of ``python -m causcade.pretrain`` (its ``--out``), or, where there is none of that name, the name of released
+        weights.
     what
         ``"loss"``, mean of the steps between two lines of the log; ``"validation"``, where the training was run with
         ``--validate``.
@@ -67,11 +66,12 @@ def training(
     record = _read(folder, what)
     show = to_show(ax, show=show)
     ax = new_axes(6.8, 3.9) if ax is None else ax
-    name = Path(folder).name
     if what == "loss":
         _draw_loss(ax, record)
     else:
         _draw_scores(ax, record)
+    name = Path(folder).resolve().name
+    name = f"…{name[-39:]}" if len(name) > 40 else name
     ax.set_title(f"Training of {name}", fontsize=STYLE["title"])
     ax.set_xlabel("training steps", fontsize=STYLE["font"])
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -86,8 +86,8 @@ def _read(folder: str | Path, what: str) -> list[Any]:
     if what not in _FILES:
         msg = f"what must be one of {', '.join(map(repr, _FILES))}, got {what!r}."
         raise ValueError(msg)
-    file = pretrained.folder_of(folder) / _FILES[what]
-    record = json.loads(file.read_text()) if file.is_file() else []
+    places = Path(folder) / _FILES[what], pretrained.folder_of(folder) / _FILES[what]
+    record = next((json.loads(file.read_text()) for file in places if file.is_file()), [])
     if not record:
         msg = (
             f"There is no {what} in {_FILES[what]!r} of {str(folder)!r}. Give the --out of a run of python -m "
@@ -100,27 +100,38 @@ def _read(folder: str | Path, what: str) -> list[Any]:
 
 def _draw_loss(ax: Axes, log: list[list[float]]) -> None:
     steps, _, loss = np.array(log, float).T
-    ax.plot(steps, loss, color=STYLE["cause"], linewidth=1.2)
+    ax.plot(steps, loss, color=STYLE["cause"], linewidth=1.2, marker="o" if len(steps) < 20 else None, markersize=4)
     ax.set_ylabel("mean loss since the point before", fontsize=STYLE["font"])
 
 
 def _draw_scores(ax: Axes, record: list[dict[str, Any]]) -> None:
     steps = [entry["step"] for entry in record]
     model = record[-1]["model"]
-    for (kind, methods), (colour, marker) in zip(record[-1]["scores"].items(), _cycle(), strict=False):
-        values = [entry["scores"].get(kind, {}).get(model, np.nan) for entry in record]
-        others = {name: value for name, value in methods.items() if name != model and np.isfinite(value)}
+    kinds = list(dict.fromkeys(kind for entry in record for kind in entry["scores"]))
+    for i, kind in enumerate(kinds):
+        each = [entry["scores"].get(kind, {}) for entry in record]
+        last = next(methods for methods in reversed(each) if methods)
+        others = {name: value for name, value in last.items() if name != model and np.isfinite(value)}
         best = max(others, key=others.__getitem__, default="")
         beside = f"{kind} ({best} {others[best]:.3g})" if best else kind
-        ax.plot(steps, values, color=colour, marker=marker, markersize=4, linewidth=1.4, label=beside)
+        look: dict[str, Any] = {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKERS[i % len(_MARKERS)]}
+        values = [methods.get(model, np.nan) for methods in each]
+        ax.plot(steps, values, markersize=4, linewidth=1.4, label=beside, **look)
         if best:
-            ax.axhline(others[best], color=colour, linestyle=":", linewidth=1.0)
+            ax.axhline(others[best], color=look["color"], linestyle=":", linewidth=1.0)
     ax.set_ylabel(f"{record[-1]['metric']} of {model}", fontsize=STYLE["font"])
-    ax.legend(
-        title="held-out kind (best baseline, dotted)", frameon=False, fontsize=STYLE["small"], title_fontsize=STYLE["small"],
-        loc="center left", bbox_to_anchor=(1.0, 0.5),
-    )  # fmt: skip
+    _draw_legend(ax, len(kinds))
 
 
-def _cycle() -> list[tuple[str, str]]:
-    return [*_LOOKS, *((colour, "*") for colour, _ in _LOOKS)]
+def _draw_legend(ax: Axes, rows: int) -> None:
+    """Name the lines beside the axes, or below the curves where nothing would make room beside them."""
+    text: dict[str, Any] = {"title": "kind (best baseline, dotted)", "title_fontsize": STYLE["small"]}
+    handles: Any = ax.get_legend_handles_labels()[0]
+    if ax.figure.get_layout_engine() is not None:
+        legend(ax, handles, loc="center left", bbox_to_anchor=(1.0, 0.5), **text)
+        return
+    height = ax.get_position().height * ax.figure.bbox.height / ax.figure.dpi * 72
+    low, high = ax.get_ylim()
+    share = min(legend_height(rows + 1) / height, 0.7)
+    ax.set_ylim(low - (high - low) * share / (1 - share), high)
+    legend(ax, handles, loc="lower left", **text)

@@ -101,25 +101,41 @@ class Trainer:
         told = self.config() | {"sha256": hashlib.sha256(data).hexdigest()}
         put_pair(folder, data, json.dumps(told, indent=1) + "\n")
         put(folder / "log.json", json.dumps(self.log))
-        if self.validation:
+        if self.validation or (folder / "validation.json").exists():  # one of an earlier run would belie this one
             put(folder / "validation.json", json.dumps(self.validation))
 
-    def validate(self, folder: Path, n_screens: int = 1) -> dict[str, float]:
-        """Score the averaged weights, which `folder` holds, and the baselines on every held-out kind; keep all scores.
+    def validate(self, folder: Path, n_screens: int = 4) -> dict[str, float]:
+        """Score the averaged weights and the baselines on every held-out kind, and keep all scores.
 
         Training goes on as if nothing had been scored: nothing is drawn from its generators.
+
+        Parameters
+        ----------
+        folder
+            Where :meth:`save` has just written the weights.
+        n_screens
+            As of :func:`causcade.heldout.score_weights`; the default is that of model cards.
+
+        Returns
+        -------
+        ``kind -> score`` of the weights.
         """
         from causcade.heldout import MEASURES, score_weights  # needs scipy, which a bare training machine may lack
         from causcade.pretrained import load
 
-        with torch.random.fork_rng():
-            weights = load(folder)
+        with torch.random.fork_rng(devices=[]):  # scored on the CPU
+            weights = load(folder.resolve())  # a relative path may be a released name
             found = score_weights(weights, n_screens)
         metric, word, _ = MEASURES[weights.model]
         scores = {kind: {name: row[metric] for name, row in methods.items()} for kind, methods in found.items()}
         entry = {"step": self.step, "metric": word, "model": weights.model, "scores": scores}
         self.validation = [*(old for old in self.validation if old["step"] != self.step), entry]
         return {kind: row[weights.model] for kind, row in scores.items()}
+
+    def due(self, validate: int) -> bool:
+        """Whether scores of this step are wanted (every ``validate`` steps and after the last; 0: never) and lacking."""
+        wanted = validate and self.step and (self.step % validate == 0 or self.step == self.recipe.steps)
+        return bool(wanted) and self.step not in [entry["step"] for entry in self.validation]
 
     def note(self) -> list[float]:
         """Add a line to the log: step, seconds, mean loss since the line before."""
@@ -222,6 +238,8 @@ def run(
     if validate < 0:
         msg = f"validate is a number of steps, 0 for none, not {validate}."
         raise ValueError(msg)
+    if validate:
+        _check_scoring()
     there = (out / "checkpoint.pt").exists()
     if there and not resume:
         msg = f"{out} already holds the checkpoint of a run; pass --resume to continue or another --out."
@@ -230,16 +248,34 @@ def run(
     if there:
         trainer.load(out, adopt=adopt)
     logger.info("%s: step %d of %d on %s", recipe.name, trainer.step, recipe.steps, device)
-    start, spent = time.monotonic(), trainer.seconds
+    if trainer.due(validate):  # the run was stopped while this was scored, or nothing was to be scored then
+        _score(trainer, out)
+    start = time.monotonic()
     while trainer.step < recipe.steps and time.monotonic() - start < 60 * minutes:
+        before = time.monotonic()
         trainer.train_step()
-        trainer.seconds = spent + time.monotonic() - start
+        trainer.seconds += time.monotonic() - before
         if trainer.step % every == 0 or trainer.step == recipe.steps:
             logger.info("step %d  %.0f s  loss %.4f", *trainer.note())
             trainer.save(out)
-        if validate and (trainer.step % validate == 0 or trainer.step == recipe.steps):
-            trainer.save(out)
-            scores = ", ".join(f"{kind} {score:.3g}" for kind, score in trainer.validate(out).items())
-            logger.info("step %d  held out: %s", trainer.step, scores)
+        if trainer.due(validate):
+            _score(trainer, out)
     trainer.save(out)
     return trainer
+
+
+def _check_scoring() -> None:
+    try:
+        import causcade.heldout  # noqa: F401
+    except ImportError as error:
+        msg = (
+            f"Scores on held-out kinds need {error.name}, which is not installed: install it, or leave out --validate."
+        )
+        raise RuntimeError(msg) from error
+
+
+def _score(trainer: Trainer, out: Path) -> None:
+    trainer.save(out)
+    scores = ", ".join(f"{kind} {score:.3g}" for kind, score in trainer.validate(out).items())
+    logger.info("step %d  held out: %s", trainer.step, scores)
+    trainer.save(out)

@@ -59,7 +59,7 @@ class ScreenPrior:
         the cell types are known to the analyst, ten cells per perturbation (else log-uniform 2 to 400).
     brief
         Share of screens whose perturbed cells run only briefly from their noise-free steady state, as those of the published
-        data did: they carry about a fifth of the intrinsic variance of the controls.
+        data did: they carry a fifth to a quarter of the intrinsic variance of the controls (in steps of `dt`, at most 0.05).
     max_cells
         Most perturbed cells.
     control
@@ -107,8 +107,10 @@ class ScreenPrior:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dict, for recipes and model cards; what came later is left out where it is not used, so that hashes stay."""
-        unused = {"levels": (0.0, 0.0), "programs": (0.0, 0.0), "brief": 0.0}
-        return {k: v for k, v in asdict(self).items() if k not in unused or v != unused[k]}
+        later = ("levels", "programs", "brief")
+        return {
+            k: v for k, v in asdict(self).items() if k not in later or (any(v) if isinstance(v, list | tuple) else v)
+        }
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ def draw_screen(prior: ScreenPrior, rng: int, index: int, *, device: torch.devic
     )
     steady = grn.Sampling(dt=prior.dt, burn_in=2.0, interval=0.4)
     if prior.brief and r.random() < prior.brief:
-        brief = grn.Sampling(dt=prior.dt, burn_in=0.15, cells_per_chain=1, start_noise=False)
+        brief = grn.Sampling(dt=min(prior.dt, 0.05), burn_in=0.15, cells_per_chain=1, start_noise=False)
         parts = (
             simulate(n_control=controls, knockouts=perturbed, cells_per_knockout=0, sampling=steady),
             simulate(n_control=0, knockouts=perturbed, cells_per_knockout=cells, sampling=brief),

@@ -201,7 +201,7 @@ class Sampling:
         Most cells taken from one wild-type chain; more cells make more chains.
     start_noise
         Add intrinsic noise at the start.  ``False`` with a short ``burn_in`` gives the nearly noise-free knock-out
-        cells of the published data (parity only).
+        cells of the published data.
     """
 
     dt: float = 0.01
@@ -275,11 +275,14 @@ def simulate_cells(
 
     wild_half = grn.steady_state(torch.arange(grn.n_types, device=device), torch.ones_like(grn.basal))[1][0]
     regulates = grn.adjacency.any(1)
-    own = torch.cat([torch.zeros(1, dtype=torch.bool, device=device), regulates[knockouts]])[codes]
+    # what a leaf keeps of its production is thinned out of a steady cell; not so where cells are quieter than steady ones
+    alone = regulates[knockouts] if sampling.start_noise else regulates[knockouts] | (lost < 1)
+    own = torch.cat([torch.zeros(1, dtype=torch.bool, device=device), alone])[codes]
     gene = torch.cat([torch.zeros(1, dtype=torch.long, device=device), knockouts])[codes]
     mean = _fill_wild_type(grn, x, (~own).nonzero().squeeze(1), types, gene, wild_half, sampling, gen)
     if bool(own.any()):
-        half = _refit(grn, knockouts, lost) if half_response == "refit" else wild_half.expand(len(knockouts), -1)
+        half = wild_half.expand(len(knockouts), -1)
+        half = _refit(grn, knockouts, lost, half) if half_response == "refit" else half
         _fill_perturbed(grn, x, own.nonzero().squeeze(1), codes, types, knockouts, lost, half, sampling, gen)
     leaf = ((codes > 0) & ~own).nonzero().squeeze(1)
     if len(leaf):
@@ -369,7 +372,7 @@ def _fill_perturbed(
     gen: torch.Generator,
     block: int = 4096,
 ) -> None:
-    """Cells in which a regulator is perturbed: every cell is a chain of its own.  ``half`` is by regime."""
+    """Cells of perturbations that need a chain of their own for every cell.  ``half`` is by regime."""
     for at in range(0, len(cells), block):
         rows = cells[at : at + block]
         regime = codes[rows] - 1
@@ -379,10 +382,10 @@ def _fill_perturbed(
         x[rows] = run(grn, start, types[rows], keep, half[regime], 1, sampling, gen)[0][0]
 
 
-def _refit(grn: GRN, knockouts: Tensor, lost: Tensor) -> Tensor:
-    """Half-responses re-estimated inside each perturbation over all cell types, ``(k, n)``."""
+def _refit(grn: GRN, knockouts: Tensor, lost: Tensor, wild: Tensor) -> Tensor:
+    """Half-responses re-estimated inside each perturbation over all cell types, ``(k, n)``; ``wild`` if nothing is regulated."""
     types = torch.arange(grn.n_types, device=knockouts.device)
-    out = torch.ones((len(knockouts), grn.n_genes), device=knockouts.device)
+    out = wild.clone()
     regulates = grn.adjacency.any(1)
     for r in range(len(knockouts)):
         if not bool(regulates[knockouts[r]]):
