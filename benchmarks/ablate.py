@@ -12,37 +12,50 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from benchmarks import tcd
 from causcade import metrics, pretrained
 from causcade.heldout import score_heldout
-from causcade.pretrain import Recipe
+from causcade.pretrain import Recipe, tasks
 from causcade.pretrain.trainer import run
 
-CHOICES: Final = ("all choices", "no path products", "no anchored sets", "no sparse regulators", "no partial coverage")
+CHOICES: Final = (
+    "all choices", "path products", "no anchored sets", "no sparse regulators", "no partial coverage", "no brief cells",
+    "unbalanced loss",
+)  # fmt: skip
 KINDS: Final = ("seen", "graph", "half coverage")
 KEYS: Final = ("recipe", "steps", "subset", "choice", "seed")  # of a training
 
 
 def changed(recipe: Recipe, choice: str, steps: int, subset: int, seed: int) -> Recipe:
-    """The recipe with a choice taken back, short."""
+    """The recipe with a choice taken back, or one that was taken back made again, short."""
     kinds = recipe.screen_prior().graph_kinds
     change: dict[str, Any] = {
         "all choices": {},
-        "no path products": {"sizes": recipe.sizes | {"paths": 0}},
+        "path products": {"sizes": recipe.sizes | {"paths": 8}},
         "no anchored sets": {"anchored": 0.0},
         "no sparse regulators": {
             "prior": recipe.prior | {"graph_kinds": {k: v for k, v in kinds.items() if k != "sparse_regulators"}}
         },
         "no partial coverage": {"prior": recipe.prior | {"full_coverage": 1.0}},
+        "no brief cells": {"prior": {k: v for k, v in recipe.prior.items() if k != "brief"}},
+        "unbalanced loss": {},  # of the code, not of the recipe
     }[choice]
     return replace(
         recipe, name="ablation", start="", steps=steps, subset=subset, seed=seed, cooldown=steps // 3, **change
     )
+
+
+def plain_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """Cross-entropy of all pairs alike: what :func:`causcade.nn.pair_stream.pair_loss` is without its weights of items."""
+    return functional.binary_cross_entropy_with_logits(logits[valid], labels[valid])
 
 
 def score(weights: pretrained.Weights, recipe: Recipe, jobs: dict[str, tcd.Job]) -> list[dict[str, Any]]:
@@ -61,9 +74,11 @@ def train(recipe: Recipe, choice: str, steps: int, subset: int, seed: int, jobs:
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         short = changed(recipe, choice, steps, subset, seed)
-        run(short, Path(folder), minutes=np.inf, device="cpu", resume=False, adopt=False, every=steps)
+        loss = plain_loss if choice == "unbalanced loss" else tasks.pair_loss
+        with patch.object(tasks, "pair_loss", loss):
+            run(short, Path(folder), minutes=np.inf, device="cpu", resume=False, adopt=False, every=steps)
         found = score(pretrained.load(folder), recipe, jobs)
-    about = dict(zip(KEYS, (recipe.name, steps, subset, choice, seed), strict=True))
+    about = dict(zip(KEYS, (label(recipe), steps, subset, choice, seed), strict=True))
     return [{**about, "cpu": time.process_time() - start, **row} for row in found]
 
 
@@ -83,7 +98,7 @@ def main() -> None:
     clean = tcd.simulate("ecoli", "wild-type", "steady", 0, cells=10)
     jobs = {"E. coli": tcd.measure(clean, max(fidelities, key=fidelities.__getitem__), 0)}
     rows = pd.read_csv(args.rows) if args.rows and args.rows.exists() else pd.DataFrame(columns=list(KEYS))
-    asked = [(recipe.name, args.steps, args.subset, c, seed) for seed in args.seeds for c in args.choices]
+    asked = [(label(recipe), args.steps, args.subset, c, seed) for seed in args.seeds for c in args.choices]
     for key in asked:
         if key not in keys_of(rows):
             rows = pd.concat([rows, pd.DataFrame(train(recipe, key[3], key[1], key[2], key[4], jobs))])
@@ -91,6 +106,11 @@ def main() -> None:
             if args.rows:
                 rows.to_csv(args.rows, index=False)
     print(summarise(rows[[key in asked for key in keys_of(rows)]]).to_string(index=False))
+
+
+def label(recipe: Recipe) -> str:
+    """Name and hash: rows of another recipe of that name are not those asked for."""
+    return f"{recipe.name}@{recipe.digest()}"
 
 
 def keys_of(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
