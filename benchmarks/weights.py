@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,20 @@ from causcade import pretrained
 from causcade.heldout import MEASURES, score_weights
 
 
-def rows(name: str, n_screens: int) -> list[dict[str, object]]:
+def with_prior_of(weights: pretrained.Weights, other: str) -> pretrained.Weights:
+    """The same weights, to be scored on the screens that the card of others is about."""
+    theirs = pretrained.load(other)
+    if theirs.config["network"] != weights.config["network"]:
+        msg = f"{weights.name} and {other} are of different networks; give --prior-of weights of {weights.config['network']!r}."
+        raise ValueError(msg)
+    recipe = weights.config["recipe"] | {k: theirs.config["recipe"][k] for k in ("prior", "screens")}
+    return replace(weights, config=weights.config | {"recipe": recipe})
+
+
+def rows(name: str, n_screens: int, prior_of: str | None = None) -> list[dict[str, object]]:
     """One row for each kind and method: the metric that sums up the model, and how the weights stand to the best baseline."""
     weights = pretrained.load(name)
+    weights = with_prior_of(weights, prior_of) if prior_of else weights
     metric, word, _ = MEASURES[weights.model]
     out: list[dict[str, object]] = []
     for kind, methods in score_weights(weights, n_screens).items():
@@ -41,7 +53,7 @@ def write_page(table: pd.DataFrame, page: Path, n_screens: int) -> None:
         "where the card says so), as on the model cards. "
         "Bold is best. Real networks and screens are on the pages of the models.", "",
     ]  # fmt: skip
-    for name, part in table.groupby("weights", sort=False):
+    for name, part in table.groupby("weights"):
         kinds = list(dict.fromkeys(part["kind"]))
         wide = part.pivot(index="method", columns="kind", values="value")[kinds]
         wide = wide.loc[list(dict.fromkeys(part["method"]))]
@@ -59,7 +71,10 @@ def write_page(table: pd.DataFrame, page: Path, n_screens: int) -> None:
 def main() -> None:
     """Print the table, weight by weight."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", nargs="+", default=pretrained.available(), choices=pretrained.available())
+    parser.add_argument("--weights", nargs="+", default=pretrained.available(), help="names or folders")
+    parser.add_argument(
+        "--prior-of", help="weights (name or folder) whose screens all are scored on, to compare releases"
+    )
     parser.add_argument(
         "--screens", type=int, default=4, help="of each kind (CDN: models, twice; AVICI: data sets, thrice)"
     )
@@ -72,7 +87,7 @@ def main() -> None:
     for name in args.weights:
         if name not in done:
             start = time.process_time()
-            found += rows(name, args.screens)
+            found += rows(name, args.screens, args.prior_of)
             print(f"{name}: {time.process_time() - start:.0f} CPU s", flush=True)
             if args.rows:
                 pd.DataFrame(found).to_csv(args.rows, index=False)

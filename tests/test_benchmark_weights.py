@@ -39,3 +39,12 @@ def test_page_marks_the_best_of_every_kind(table: pd.DataFrame, tmp_path: Path) 
     assert "## cdn-x: mAP\n\n| method | seen | screens |" in text
     assert "| CDN | **40.0** | 20.0 |" in text and "| lfc | 35.0 | **25.0** |" in text
     assert "| \\|t\\| | 10.0 |  |" in text
+
+
+def test_weights_can_be_scored_on_the_screens_of_others() -> None:
+    umi, expression = (weights.pretrained.load(f"tcd-grn-{name}") for name in ("umi", "expression"))
+    changed = weights.with_prior_of(umi, "tcd-grn-expression")
+    assert changed.config["recipe"]["prior"] == expression.config["recipe"]["prior"] != umi.config["recipe"]["prior"]
+    assert changed.net is umi.net and changed.config["subset"] == umi.config["subset"]
+    with pytest.raises(ValueError, match="different networks"):
+        weights.with_prior_of(umi, "avici-grn")
