@@ -128,14 +128,16 @@ def fit_trees(fidelity: str, n_screens: int = 6) -> baselines.PairTrees:
     return grow(pairs)
 
 
-def fit_told_trees(network: str, half_response: str, sampling: str, fidelity: str, seed: int) -> baselines.PairTrees:
+def fit_told_trees(
+    network: str, half_response: str, sampling: str, fidelity: str, seed: int, cells: int
+) -> baselines.PairTrees:
     """Trees that were told the network: from two screens of it with other kinetics and cells.
 
     What statistics of single pairs say to someone who knows the places of these very genes; not a method.
     """
     pairs = []
     for i in (1, 2):
-        clean = simulate(network, half_response, sampling, seed, cells=10, kinetics=seed + 1000 * i)
+        clean = simulate(network, half_response, sampling, seed, cells=cells, kinetics=seed + 1000 * i)
         job = measure(clean, fidelity, seed + 1000 * i)
         pairs.append(some_pairs(job.features, job.truth, i))
     return grow(pairs)
@@ -262,6 +264,9 @@ def arguments() -> argparse.Namespace:
         "--weights", nargs="*", help="names or folders; default: all released ones; yeast: the one for the fidelity"
     )
     parser.add_argument("--draws", type=int, default=2, help="as of `tl.causes`")
+    parser.add_argument(
+        "--cells", type=int, help="of each knock-out; default: 10 (trees are always trained on 10), yeast: 5"
+    )
     parser.add_argument("--anchors", type=int, nargs="+", default=[0])
     parser.add_argument("--size", type=int, help="genes in a set; default: as trained")
     parser.add_argument("--per-target", type=int, default=0, help="also time the per-target loop on so many targets")
@@ -274,6 +279,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--page", type=Path, help="only write this page from the tables in --out")
     args = parser.parse_args()
     large = args.network == "yeast"  # the cell network alone takes 20 quiet minutes a table there
+    args.cells = args.cells or (5 if large else 10)
     args.half_response = args.half_response or (["wild-type"] if large else ["wild-type", "refit"])
     args.no_trees, args.told = args.no_trees or large, args.told and not large
     return args
@@ -318,7 +324,7 @@ def main() -> None:
         return
     for half in args.half_response:
         start, sampling = time.perf_counter(), args.sampling or ("published" if half == "refit" else "steady")
-        clean = simulate(args.network, half, sampling, args.seed, cells=10 if args.network == "ecoli" else 5)
+        clean = simulate(args.network, half, sampling, args.seed, cells=args.cells)
         seconds = time.perf_counter() - start
         print(
             f"\n# {args.network}, half-response {half}, sampling {sampling}: {tuple(clean.x.shape)} in {seconds:.1f} s"
@@ -328,7 +334,9 @@ def main() -> None:
             released = "tcd-grn-umi" if fidelity == "low" else "tcd-grn-expression"
             usual = [released] if args.network == "yeast" else ["tcd-grn-expression", "tcd-grn-umi", "tcd-paper"]
             names = args.weights or [n for n in usual if n in pretrained.available()]
-            told = fit_told_trees(args.network, half, sampling, fidelity, args.seed) if args.told else None
+            told = None
+            if args.told:
+                told = fit_told_trees(args.network, half, sampling, fidelity, args.seed, args.cells)
             frame = run(job, fidelity, {n: pretrained.load(n) for n in names}, args, told)
             depth, load = float(job.counts.sum(1).mean()), os.getloadavg()[0]
             print(f"\n## {half} / {fidelity}: mean {depth:.0f} molecules per cell, load {load:.1f}")
