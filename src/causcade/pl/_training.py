@@ -87,7 +87,7 @@ def _read(folder: str | Path, what: str) -> list[Any]:
         msg = f"what must be one of {', '.join(map(repr, _FILES))}, got {what!r}."
         raise ValueError(msg)
     places = Path(folder) / _FILES[what], pretrained.folder_of(folder) / _FILES[what]
-    record = next((json.loads(file.read_text()) for file in places if file.is_file()), [])
+    record: list[Any] = next((json.loads(file.read_text()) for file in places if file.is_file()), [])
     if not record:
         msg = (
             f"There is no {what} in {_FILES[what]!r} of {str(folder)!r}. Give the --out of a run of python -m "
@@ -95,7 +95,7 @@ def _read(folder: str | Path, what: str) -> list[Any]:
             "such records were kept have none."
         )
         raise ValueError(msg)
-    return list(record)
+    return record
 
 
 def _draw_loss(ax: Axes, log: list[list[float]]) -> None:
