@@ -297,7 +297,7 @@ def write_page(tables: Path, page: Path) -> None:
         "`row_auroc_shuffled`, the row AUROC after the scores were handed to other targets. `column_auroc_blind` is one",
         "list of effects for all regulators. `fnr1`, `fnr2`, `fnr3`: share of causes missed by distance, at the true",
         "number of pairs. TCD deals the genes into sets twice, as `tl.causes` does, where it does not say one draw: the rows",
-        "of `tcd-paper` (of an earlier run, on a slower machine), and yeast.",
+        "of `tcd-paper`, and yeast. The rows of `tcd-paper` and of trees are of earlier runs, some on a slower machine.",
         "*Pair trees, told the network* are no method: they were trained on two other simulations of this very network",
         "(`--told`), and show how much statistics of single pairs hold for someone who knows it.",
         "",
