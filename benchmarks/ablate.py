@@ -35,8 +35,9 @@ KEYS: Final = ("recipe", "steps", "subset", "choice", "seed")  # of a training
 
 
 def changed(recipe: Recipe, choice: str, steps: int, subset: int, seed: int) -> Recipe:
-    """The recipe with a choice taken back, or one that was taken back made again, short."""
+    """The recipe with a choice taken back, or one that was taken back made again, short, and without composition."""
     kinds = recipe.screen_prior().graph_kinds
+    recipe = replace(recipe, sizes={k: v for k, v in recipe.sizes.items() if k != "rounds"}, compose_steps=0)
     change: dict[str, Any] = {
         "all choices": {},
         "path products": {"sizes": recipe.sizes | {"paths": 8}},

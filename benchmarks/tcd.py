@@ -21,14 +21,16 @@ import torch
 
 from causcade import baselines, datasets, metrics, pretrained
 from causcade.ensemble import score_pairs
+from causcade.nn.compose import Composition
 from causcade.pairs import PairFeatures, pair_features
-from causcade.scoring import cell_scorer, pair_scorer
+from causcade.scoring import cell_scorer, compose, pair_scorer
 from causcade.simulate import grn, noise
 from causcade.simulate.episodes import ScreenPrior, assay, draw_screen
 from causcade.simulate.graphs import ancestors, path_lengths
 from causcade.stats import Moments, PairStats, cell_values, log_normalise, pair_stats
 
 Scores = np.ndarray
+FEWER = np.log(0.2)  # trees are grown on a fifth of the pairs that are no causes, which raises their log odds
 COLUMNS = (
     "column_auroc", "column_ap", "column_f1", "column_auroc_path2", "column_ap_path2", "column_auroc_blind",
     "row_auroc", "row_ap", "row_f1", "row_auroc_shuffled", "row_auroc_blind", "fnr1", "fnr2", "fnr3", "seconds",
@@ -167,6 +169,21 @@ def predict_trees(trees: baselines.PairTrees, features: PairFeatures) -> Scores:
 def score_network(
     weights: pretrained.Weights, job: Job, *, targets: np.ndarray | None, draws: int, anchors: int, size: int | None
 ) -> Scores:
+    """Shared-subset ensemble of a network, composed where all pairs are scored, as `tl.causes` does."""
+    scores = score_sets(weights, job, targets=targets, draws=draws, anchors=anchors, size=size)
+    return compose(weights.net, scores) if targets is None else scores
+
+
+def noisy_or(logits: Scores) -> Scores:
+    """What a composition is before it has learned anything: a noisy or over paths through one gene."""
+    with torch.inference_mode():
+        joined: Scores = Composition(1)(torch.from_numpy(logits)).numpy()
+    return joined
+
+
+def score_sets(
+    weights: pretrained.Weights, job: Job, *, targets: np.ndarray | None, draws: int, anchors: int, size: int | None
+) -> Scores:
     """Shared-subset ensemble of a network."""
     size = size or int(weights.config["subset"])
     n = job.features.n_genes
@@ -221,15 +238,24 @@ def run(
         trees = fit_trees(fidelity)
         scores, seconds = timed(lambda: predict_trees(trees, job.features))
         rows.append(report("pair trees", scores, job, seconds))
+        rows.append(report("pair trees, noisy or", noisy_or(scores + FEWER), job, seconds))
     if told is not None:
         scores, seconds = timed(lambda: predict_trees(told, job.features))
         rows.append(report("pair trees, told the network", scores, job, seconds))
+        rows.append(report("pair trees, told the network, noisy or", noisy_or(scores + FEWER), job, seconds))
     for name, w in weights.items():
         for anchors in args.anchors:
             scores, seconds = timed(
-                lambda w=w, a=anchors: score_network(w, job, targets=None, draws=args.draws, anchors=a, size=args.size)
+                lambda w=w, a=anchors: score_sets(w, job, targets=None, draws=args.draws, anchors=a, size=args.size)
             )
-            rows.append(report(f"TCD {name}" + (f" +{anchors} anchors" if anchors else ""), scores, job, seconds))
+            label = f"TCD {name}" + (f" +{anchors} anchors" if anchors else "")
+            if getattr(w.net, "compose", None) is None:
+                rows.append(report(label, scores, job, seconds))
+                continue
+            composed, more = timed(lambda w=w, s=scores: compose(w.net, s))
+            rows.append(report(label, composed, job, seconds + more))
+            rows.append(report(f"{label}, not composed", scores, job, seconds))
+            rows.append(report(f"{label}, noisy or", noisy_or(scores), job, seconds))
         if args.per_target:
             compare_per_target(w, job, np.nan_to_num(scores), seconds, args.per_target)
     return pd.DataFrame(rows).set_index("method")

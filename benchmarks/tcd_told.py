@@ -74,6 +74,7 @@ def limits(half: str, fidelity: str, cells: int, weights: pretrained.Weights, ar
     rows = {
         "knock-out |t|": baselines.knockout_t(job.stats.z.numpy()),
         "trees, told the network": trees,
+        "trees, told the network, noisy or": tcd.noisy_or(trees + tcd.FEWER),
         **{
             name: tcd.score_network(w, job, targets=None, draws=2, anchors=0, size=None)
             for name, w in ((f"TCD {weights.name}", weights), (f"TCD {weights.name}, told the network", told))

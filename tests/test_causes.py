@@ -10,8 +10,10 @@ import torch
 from causcade import nulls
 from causcade.baselines import popularity
 from causcade.causes import CauseScores, Settings, score_causes
+from causcade.nn.pair_stream import PairStream, PairStreamConfig
 from causcade.pairs import pair_features
 from causcade.pretrained import Weights, load
+from causcade.scoring import compose
 from causcade.screendata import read_screen
 
 QUIET = Settings(n_half=0, progress_bar=False)
@@ -46,6 +48,40 @@ def test_scores_are_those_of_the_network(screen, weights):
         assert part.dtype == np.float32
     assert out.pvalue is None
     assert out.fdr is None
+
+
+@pytest.fixture
+def composing(weights) -> Weights:
+    """The same network with a composition that is not trained: a noisy or."""
+    net = PairStream(PairStreamConfig(**{**weights.config["sizes"], "rounds": 1}))
+    net.load_state_dict(weights.net.state_dict(), strict=False)
+    return replace(weights, net=net.eval())
+
+
+def test_scores_of_all_pairs_are_composed(screen, weights, composing):
+    plain, composed = run(screen, weights), run(screen, composing)
+    np.testing.assert_array_equal(composed.mean, compose(composing.net, plain.mean))
+    off = ~np.eye(32, dtype=bool)
+    assert (composed.mean >= plain.mean)[off].all() and (composed.mean > plain.mean + 0.01)[off].any()
+    assert_same(run(screen, composing, settings=replace(QUIET, compose=False)), plain)
+    assert_same(run(screen, composing, [7, 2]), plain_columns(plain, [7, 2]))
+
+
+def plain_columns(scores, columns):
+    return replace(
+        scores, **{name: getattr(scores, name)[:, columns] for name in ("mean", "knockout_t", "correlation")}
+    )
+
+
+def test_spread_and_null_are_those_of_composed_scores(screen, weights, composing):
+    how = replace(QUIET, n_half=2, n_null=2)
+    plain, composed = run(screen, weights, settings=how), run(screen, composing, settings=how)
+    assert not np.allclose(plain.sd, composed.sd)
+    off = ~np.eye(32, dtype=bool)
+    assert composed.pvalue[off].min() < 1
+    same = run(screen, composing, settings=replace(how, compose=False))
+    np.testing.assert_array_equal(same.sd, plain.sd)
+    np.testing.assert_array_equal(same.pvalue, plain.pvalue)
 
 
 def test_targets_are_columns_of_all_pairs(screen, weights):

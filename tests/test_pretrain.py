@@ -19,6 +19,7 @@ from causcade.nn.differential import Differential, graph_loss, target_loss
 from causcade.nn.pair_stream import PairStream, PairStreamConfig, pair_loss
 from causcade.pretrain import Recipe, Trainer, build_network, made_by, make_item, make_samples, run
 from causcade.pretrain.__main__ import main
+from causcade.pretrain.compose_task import ComposeTask
 from causcade.pretrain.target_items import (
     PairBatch,
     TargetScreen,
@@ -66,6 +67,7 @@ TARGETS = Recipe(
     pool=2,
     refresh=2,
 )
+COMPOSING = replace(TINY, name="tiny-composing", sizes={**TINY.sizes, "rounds": 1}, compose_steps=4)
 CPU = torch.device("cpu")
 
 
@@ -533,6 +535,85 @@ def test_steps_teach_what_was_hit() -> None:
 
 
 # --- runs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [3, 6, 7])
+def test_a_run_that_composes_is_bit_equal_wherever_it_was_broken(first, tmp_path) -> None:
+    whole = train(COMPOSING, tmp_path / "whole")
+    broken = Trainer(COMPOSING, "cpu")
+    for _ in range(first):
+        broken.train_step()
+    broken.save(tmp_path / "broken")
+    resumed = train(COMPOSING, tmp_path / "broken", resume=True)
+    assert whole.step == resumed.step == 10
+    assert same(whole.net.state_dict(), resumed.net.state_dict()) and same(whole.average, resumed.average)
+
+
+def test_composition_is_learned_last_and_alone_on_the_averaged_weights(tmp_path) -> None:
+    run_ = Trainer(COMPOSING, "cpu")
+    untrained = {k: v.clone() for k, v in run_.net.state_dict().items()}
+    while run_.step < COMPOSING.steps:
+        run_.train_step()
+    sets = {k: v.clone() for k, v in run_.average.items()}
+    composition = [k for k in sets if k.startswith("compose.")]
+    assert composition and all(torch.equal(sets[k], untrained[k]) for k in composition)
+    assert not same(sets, run_.net.state_dict())
+    while run_.step < COMPOSING.all_steps:
+        run_.train_step()
+    for k, value in run_.average.items():
+        if k not in composition:
+            torch.testing.assert_close(value, sets[k], rtol=1e-6, atol=1e-7, msg=k)
+    assert not all(torch.equal(run_.average[k], sets[k]) for k in composition)
+    assert run_.rate() == 0
+    task = run_.task.composing
+    assert set(task.pool) == set(range(24)) and not run_.task.pool
+    scores, truth = task.pool[0]
+    assert scores.shape == truth.shape == (len(truth), len(truth))
+    again = ComposeTask(COMPOSING, CPU).scored(run_.net, 0)
+    assert torch.equal(again[0], scores) and torch.equal(again[1], truth)
+    assert all(not task.pool[i][1].any() for i in set(range(24)) - set(task.fill_pool(run_.net, 0)))
+
+
+def test_composing_steps_lower_the_loss() -> None:
+    task = ComposeTask(COMPOSING, CPU)
+    net = Trainer(COMPOSING, "cpu").net
+    optimiser = torch.optim.Adam(net.compose.parameters(), 1e-2)
+    losses = []
+    for _ in range(25):
+        losses.append(task.loss(net, 0))
+        optimiser.zero_grad()
+        losses[-1].backward()
+        optimiser.step()
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_a_composition_can_be_added_to_a_run_and_taken_from_weights(tmp_path) -> None:
+    train(TINY, tmp_path / "run")
+    plain = load_file(tmp_path / "run" / "model.safetensors")
+    added = train(COMPOSING, tmp_path / "run", resume=True, adopt=True)
+    assert added.step == 10 and [step for _, step in added.stages] == [0, 6]
+    for k, value in plain.items():
+        torch.testing.assert_close(added.average[k], value, rtol=1e-6, atol=1e-7, msg=k)
+    start = Trainer(replace(TINY, start=str(tmp_path / "run")), "cpu")
+    assert set(start.average) == set(plain)
+    assert same({k: v for k, v in added.average.items() if k in plain}, start.average)
+    assert same(Trainer(replace(COMPOSING, start=str(tmp_path / "run")), "cpu").average, added.average)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes"),
+    [
+        (TINY, {"compose_steps": 4}),
+        (CELLS, {"compose_steps": 1}),
+        (COMPOSING, {"compose_steps": -1}),
+        (COMPOSING, {"compose_steps": 1.5}),
+    ],
+)
+def test_compose_steps_need_a_composition(recipe, changes) -> None:
+    with pytest.raises(ValueError, match="compose_steps of recipe 'tiny"):
+        replace(recipe, **changes)
+    with pytest.raises(ValueError, match="PairStream has no composition"):
+        ComposeTask(TINY, CPU).loss(build_network(TINY), 0)
 
 
 @pytest.mark.parametrize("recipe", [TINY, CELLS, TARGETS], ids=["pairs", "cells", "differential"])

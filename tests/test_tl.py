@@ -11,9 +11,11 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.torch import save_file
 from scipy import sparse
 
 from causcade import causes, get, pp, tl
+from causcade.nn.pair_stream import PairStream, PairStreamConfig
 from causcade.pretrained import Weights, load
 from causcade.tl import _checks as checks
 from causcade.tl._checks import check_place, load_weights
@@ -127,8 +129,31 @@ def test_options_are_recorded(screen, tiny_weights):
     params = screen.uns["causes"]["params"]
     assert params["stable"] == 0.9
     assert params["batch_key"] == "batch"
+    assert not params["compose"]  # the weights cannot
     assert params["rng"] == str(2**70)
     assert screen.uns["causes"]["n_draws"] == 2  # all genes are in one set: the second draw agrees
+
+
+def test_all_pairs_are_composed_where_the_model_can(screen, tiny_weights, tmp_path):
+    net = load(tiny_weights).net
+    composing = PairStream(PairStreamConfig(**{**net.config.to_dict(), "rounds": 1}))
+    composing.load_state_dict(net.state_dict(), strict=False)
+    folder = tmp_path / "composing"
+    folder.mkdir()
+    save_file(composing.state_dict(), folder / "model.safetensors")
+    config = json.loads((tiny_weights / "config.json").read_text()) | {"sizes": composing.config.to_dict()}
+    (folder / "config.json").write_text(json.dumps(config))
+    found = {}
+    for name, weights, how in (("plain", tiny_weights, {}), ("on", folder, {}), ("off", folder, {"compose": False})):
+        adata = screen.copy()
+        tl.causes(adata, model=weights, **QUICK, **how)
+        found[name] = adata.varp["causes"]
+        assert adata.uns["causes"]["params"]["compose"] == (name == "on")
+    np.testing.assert_array_equal(found["off"], found["plain"])
+    off = ~np.eye(len(found["on"]), dtype=bool)
+    assert (found["on"] > found["plain"])[off].any()
+    tl.causes(screen, "G01", model=folder, **QUICK)
+    assert not screen.uns["causes"]["params"]["compose"]
 
 
 def readonly(x):

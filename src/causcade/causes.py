@@ -19,7 +19,7 @@ from causcade.ensemble import Ensemble, SetScore, n_sets, score_pairs
 from causcade.memory import check_causes
 from causcade.pairs import pair_features
 from causcade.pretrained import Weights
-from causcade.scoring import cell_scorer, pair_scorer
+from causcade.scoring import cell_scorer, compose, pair_scorer
 from causcade.screendata import ScreenData
 from causcade.stats import Moments, PairStats
 
@@ -43,6 +43,8 @@ class Settings:
         Genes in a set; ``None`` = what the weights were trained with.
     n_anchors, stable
         See :func:`causcade.ensemble.score_pairs`.
+    compose
+        Compose scores along paths, where all pairs are scored and the network has learned to.
     device
         Where the network runs.
     progress_bar
@@ -55,6 +57,7 @@ class Settings:
     size: int | None = None
     n_anchors: int = 0
     stable: float | None = None
+    compose: bool = True
     device: str = "cpu"
     progress_bar: bool = True
 
@@ -126,7 +129,7 @@ def score_causes(
     stats = screen.stats(whole)
     run.plan(read - start, time.monotonic() - read)
     out = run.scores(stats)
-    mean, sd, count = out.mean, out.sd, out.count
+    mean, sd, count = run.composed(out), out.sd, out.count
     if weights.config["network"] == "pairs":
         if settings.n_half:
             sd = run.half_sample_spread(whole)
@@ -216,6 +219,11 @@ class _Run:
             name=name,
         )
 
+    def composed(self, ensemble: Ensemble) -> Floats:
+        """Mean scores, composed along paths where they are of all pairs."""
+        wanted = self.settings.compose and self.targets is None
+        return compose(self.weights.net, ensemble.mean) if wanted else ensemble.mean
+
     def _set_score(self, screen: ScreenData, stats: PairStats) -> SetScore:
         net, config, device = self.weights.net, self.weights.config, self.settings.device
         if config["network"] == "pairs":
@@ -240,7 +248,7 @@ class _Run:
     def _square(self, whole: Moments, name: str) -> Arrays:
         screen = self.screen
         first, second = (
-            self._ensemble(screen, screen.stats(half), 1, f"{name}-{side}").mean
+            self.composed(self._ensemble(screen, screen.stats(half), 1, f"{name}-{side}"))
             for side, half in enumerate(screen.halves(whole, self.rng))
         )
         return {"square": (first - second) ** 2 / 4}
@@ -267,4 +275,4 @@ class _Run:
     def _permuted(self, name: str) -> Arrays:
         codes = nulls.permute_codes(self.screen.codes, groups=self.screen.groups, rng=self.rng).astype(np.int64)
         permuted = replace(self.screen, codes=codes)  # the cell network reads its labels from there
-        return {"mean": self._ensemble(permuted, permuted.stats(), self.settings.n_draws, name).mean}
+        return {"mean": self.composed(self._ensemble(permuted, permuted.stats(), self.settings.n_draws, name))}

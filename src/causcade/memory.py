@@ -36,7 +36,7 @@ def check_causes(n_genes: int, n_targets: int | None, *, n_half: int, n_null: in
     ValueError
         If more is needed than is free.
     """
-    each = 135 + 50 * bool(n_half or n_null) + 40 * (n_targets is None)
+    each = 135 + 50 * bool(n_half or n_null) + 75 * (n_targets is None)  # all pairs: kept, and composed
     kept = 14 * n_null  # of each score: those of permutations are kept, and then sorted
     every, some = (each + kept, 0) if n_targets is None else (each, kept * n_targets)
 

@@ -21,7 +21,7 @@ from causcade.nn.differential import Differential
 from causcade.pairs import PairFeatures
 from causcade.set_inputs import pair_input, set_input
 
-__all__ = ["Fitting", "Prepared", "TargetScorer", "cell_scorer", "pair_scorer", "target_scorer"]
+__all__ = ["Fitting", "Prepared", "TargetScorer", "cell_scorer", "compose", "pair_scorer", "target_scorer"]
 
 T = TypeVar("T")
 _FEWER = "Lower subset_size, the number of genes that go through the network together."
@@ -77,6 +77,26 @@ def pair_scorer(net: nn.Module, features: PairFeatures, *, device: torch.device 
         return fitting(partial(_ask, net, given, device))
 
     return score
+
+
+@torch.inference_mode()
+def compose(net: nn.Module, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Compose the scores of all pairs of a screen along paths, where the network has learned to; others stay as they are.
+
+    Parameters
+    ----------
+    net
+        A network of :mod:`causcade.nn`, on any device.
+    logits
+        ``(n_genes, n_genes)``, ``[cause, effect]``. The diagonal stays, and so does what is not finite.
+    """
+    composition = getattr(net, "compose", None)
+    if composition is None:
+        return logits
+    device = next(composition.parameters()).device
+    composed: NDArray[np.float32] = composition(torch.from_numpy(logits).to(device)).cpu().numpy()
+    stays = np.eye(len(logits), dtype=bool) | ~np.isfinite(logits)
+    return np.where(stays, logits, composed)
 
 
 def cell_scorer(

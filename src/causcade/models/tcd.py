@@ -269,6 +269,7 @@ class TCD(CausalModel):
         subset_size: int | None = None,
         n_anchors: int = 0,
         stable: float | None = None,
+        compose: bool = True,
         accelerator: str = "auto",
         devices: int | str = "auto",
         rng: int | np.random.Generator | None = 0,
@@ -282,7 +283,7 @@ class TCD(CausalModel):
         ----------
         genes
             Effect genes; ``None`` = all.
-        n_draws, subset_size, n_anchors, stable, accelerator, devices, rng, progress_bar
+        n_draws, subset_size, n_anchors, stable, compose, accelerator, devices, rng, progress_bar
             As in :func:`causcade.tl.causes`.
 
         Returns
@@ -306,6 +307,7 @@ class TCD(CausalModel):
             size=None if subset_size is None else at_least(subset_size, 3, "subset_size"),
             n_anchors=at_least(n_anchors, 0, "n_anchors"),
             stable=stable,
+            compose=bool(compose),
             device=pick_device(accelerator, devices),
             progress_bar=progress_bar,
         )

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from causcade.nn.axial import AxialLayer, PathProduct
+from causcade.nn.compose import Composition
 from causcade.pairs import N_FEATURES
 
 __all__ = ["PairStream", "PairStreamConfig", "pair_loss"]
@@ -28,6 +29,8 @@ class PairStreamConfig:
         Channels of the two-step path product in each layer (0 = none).
     features
         Number of input features per pair.
+    rounds
+        Rounds of the composition of the scores of a whole screen (0 = none), see :mod:`causcade.nn.compose`.
     """
 
     width: int = 32
@@ -36,10 +39,11 @@ class PairStreamConfig:
     hidden: int = 96
     paths: int = 8
     features: int = N_FEATURES
+    rounds: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dict for ``config.json``."""
-        return asdict(self)
+        return {k: v for k, v in asdict(self).items() if v or k != "rounds"}
 
 
 class PairStream(nn.Module):
@@ -65,6 +69,8 @@ class PairStream(nn.Module):
         self.skip = nn.Linear(c.features, 1)  # a direct way out: the net starts as a logistic regression
         nn.init.zeros_(self.head.get_parameter("3.weight"))
         nn.init.constant_(self.skip.bias, -4.0)  # about the share of cause pairs
+        #: Composes the scores of all pairs of a screen; learned last, while the rest stays as it is.
+        self.compose = Composition(c.rounds).requires_grad_(False) if c.rounds else None
 
     def forward(self, features: Tensor, *, recompute: bool = False) -> Tensor:
         """Logits ``(batch, n, n)``, ``[cause, effect]``, of features ``(batch, n, n, n_features)``.

@@ -37,10 +37,10 @@ _PRIORS: dict[str, Any] = {"differential": ShiftPrior, "edges": GraphPrior, "avi
 _UNHASHED: dict[str, tuple[set[str], set[str]]] = {
     "TCD": (
         {"screens", "screen_share", "real", "real_share", "subsets", "graph_weight", "acyclic", "reuse"},
-        {"start", "sizes_alike"},
+        {"start", "sizes_alike", "compose_steps"},
     ),
-    "CDN": ({"reuse"}, {"start", "acyclic", "sizes_alike"}),
-    "AVICI": (set(), {"sizes_alike"}),
+    "CDN": ({"reuse"}, {"start", "acyclic", "sizes_alike", "compose_steps"}),
+    "AVICI": (set(), {"sizes_alike", "compose_steps"}),
 }
 
 
@@ -92,11 +92,14 @@ class Recipe:
         still, instead of cutting them all down to the smallest. For priors with screens below `subset` genes.
     reuse
         Edge networks: steps in which every drawn item is used, each time with other cells. They are `pool` steps apart.
+    compose_steps
+        Pair networks with rounds of composition: steps on whole screens in which these are learned, after `steps`.
 
     Raises
     ------
     ValueError
-        If `steps` is below 1, or `prior` has fields that :class:`ScreenPrior` has not.
+        If `steps` is below 1, `compose_steps` does not fit the network, or `prior` has fields that :class:`ScreenPrior`
+        has not.
     """
 
     name: str
@@ -129,6 +132,7 @@ class Recipe:
     acyclic: dict[str, Any] = field(default_factory=dict)
     reuse: int = 1
     sizes_alike: bool = False
+    compose_steps: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "reuse"):
@@ -136,6 +140,13 @@ class Recipe:
             if type(value) is not int or value < 1:
                 msg = f"{name} of recipe {self.name!r} must be a whole number of at least 1, not {value!r}."
                 raise ValueError(msg)
+        rounds = self.sizes.get("rounds", 0) if self.network == "pairs" else 0
+        if type(self.compose_steps) is not int or self.compose_steps < 0 or (self.compose_steps and not rounds):
+            msg = (
+                f"compose_steps of recipe {self.name!r} is {self.compose_steps!r}: it must be a whole number, and 0 but for "
+                "pair networks whose `sizes` have rounds of composition."
+            )
+            raise ValueError(msg)
         object.__setattr__(self, "real", _tuples(list(self.real)))
         object.__setattr__(self, "subsets", tuple(self.subsets))
         first = _PRIORS.get(self.network, ScreenPrior)
@@ -175,6 +186,11 @@ class Recipe:
             msg = f"A recipe needs a name and has only the fields {list(cls.__dataclass_fields__)}; unknown: {unknown}."
             raise ValueError(msg)
         return cls(**values)
+
+    @property
+    def all_steps(self) -> int:
+        """Steps of the whole run: on sets of genes, then on whole screens."""
+        return self.steps + self.compose_steps
 
     def screen_prior(self) -> ScreenPrior:
         """The prior of simulated screens; JSON lists become tuples."""

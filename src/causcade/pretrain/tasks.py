@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from causcade.nn.differential import Differential
 from causcade.nn.pair_stream import pair_loss
+from causcade.pretrain.compose_task import ComposeTask
 from causcade.pretrain.graph_task import GraphTask
 from causcade.pretrain.items import Sample, make_item, make_samples
 from causcade.pretrain.pair_inputs import pair_inputs
@@ -57,6 +58,7 @@ class CauseTask(_Stateless):
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe, self.device, self.prior = recipe, device, recipe.screen_prior()
         self.pool: dict[int, list[Sample]] = {}
+        self.composing = ComposeTask(recipe, device)
 
     def fill_pool(self, step: int) -> list[int]:
         """Hold the screens that belong to this step and return their indices."""
@@ -86,7 +88,10 @@ class CauseTask(_Stateless):
         return torch.stack(x), torch.stack(labels), torch.stack(valid)
 
     def loss(self, net: nn.Module, step: int) -> Tensor:
-        """Loss of a step."""
+        """Loss of a step; after the recipe's ``steps``, of the composition."""
+        if step >= self.recipe.steps:
+            self.pool = {}
+            return self.composing.loss(net, step - self.recipe.steps)
         x, labels, valid = self.batch(step)
         with _in_half(self.device):
             logits = net(x)

@@ -40,12 +40,15 @@ class Trainer:
             state, self.start = _start(recipe.start)
             self.net.load_state_dict(_widened(state, self.net.state_dict()))
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
-        decay = [p for p in self.net.parameters() if p.ndim > 1]
-        plain = [p for p in self.net.parameters() if p.ndim <= 1]
-        self.optimiser = torch.optim.AdamW(
-            [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=recipe.lr,
-        )
+        composing = [p.requires_grad_() for p in _composition(self.net)]
+        mine = {id(p) for p in composing}
+        others = [p for p in self.net.parameters() if id(p) not in mine]
+        groups = [
+            {"params": [p for p in others if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        last = {"params": composing, "weight_decay": recipe.weight_decay}
+        self.optimiser = torch.optim.AdamW([*groups, *([last] if composing else [])], lr=recipe.lr)
         self.step, self.seconds = 0, 0.0
         self.log: list[list[float]] = []
         self.recent: list[float] = []  # losses since the last line of the log
@@ -53,14 +56,18 @@ class Trainer:
         self.stages: list[list[Any]] = [[recipe.digest(), 0]]
 
     def rate(self) -> float:
-        """Learning rate of the step: warm-up, constant, linear cool-down."""
-        r = self.recipe
+        """Learning rate of the step: warm-up, constant, linear cool-down; once more, twice as high, for the composition."""
+        r, k = self.recipe, self.step - self.recipe.steps
+        if r.compose_steps and k >= 0:
+            return 2 * r.lr * min(1.0, (k + 1) / 20, max(0.0, 2 * (1 - k / r.compose_steps)))
         return r.lr * min(1.0, (self.step + 1) / max(r.warmup, 1), max(0.0, (r.steps - self.step) / max(r.cooldown, 1)))
 
     def train_step(self) -> float:
         """One optimiser step; returns the loss."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate()
+        if self.recipe.compose_steps and self.step == self.recipe.steps:
+            self.net.load_state_dict(self.average)  # it composes the scores of what will be released
         loss = self.task.loss(self.net, self.step)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -134,7 +141,7 @@ class Trainer:
 
     def due(self, validate: int) -> bool:
         """Whether scores of this step are wanted (every ``validate`` steps and after the last; 0: never) and lacking."""
-        wanted = validate and self.step and (self.step % validate == 0 or self.step == self.recipe.steps)
+        wanted = validate and self.step and (self.step % validate == 0 or self.step == self.recipe.all_steps)
         return bool(wanted) and self.step not in [entry["step"] for entry in self.validation]
 
     def note(self) -> list[float]:
@@ -168,8 +175,10 @@ class Trainer:
         if state["recipe"] != self.recipe.digest() and not adopt:
             msg = f"{folder} was made by recipe {state['recipe']}, not {self.recipe.digest()}; use another --out, or --adopt."
             raise ValueError(msg)
-        self.net.load_state_dict(state["net"])
-        self.average = state["average"]
+        self.net.load_state_dict(_fitted(state["net"], self.net.state_dict()))
+        self.average = _fitted(state["average"], self.average)
+        now, saved = self.optimiser.state_dict()["param_groups"], state["optimiser"]["param_groups"]
+        saved += now[len(saved) :]  # a composition that was adopted
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.stages, self.start = state["stages"], state.get("start", {})
@@ -203,9 +212,21 @@ def _start(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return load_file(folder / "model.safetensors"), {"name": folder.name, "sha256": sha256, "steps": config["steps"]}
 
 
+def _composition(net: nn.Module) -> list[nn.Parameter]:
+    """Parameters of the composition of a pair network, where it has one."""
+    found = getattr(net, "compose", None)
+    return [] if found is None else list(found.parameters())
+
+
+def _fitted(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take the composition, a part of its own, from ``wanted`` where the state lacks it, and leave it out where it is not."""
+    mine = {name: value for name, value in state.items() if name in wanted or not name.startswith("compose.")}
+    return {name: value for name, value in wanted.items() if name.startswith("compose.")} | mine
+
+
 def _widened(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """Give inputs that were added since (at the end) a weight of zero: the network answers as it did."""
-    out = dict(state)
+    out = _fitted(state, wanted)
     for name, value in wanted.items():
         more = value.shape[-1] - out[name].shape[-1] if value.ndim == 2 and name in out else 0
         if more > 0:
@@ -247,15 +268,15 @@ def run(
     trainer = Trainer(recipe, device, screens, fresh=not there)
     if there:
         trainer.load(out, adopt=adopt)
-    logger.info("%s: step %d of %d on %s", recipe.name, trainer.step, recipe.steps, device)
+    logger.info("%s: step %d of %d on %s", recipe.name, trainer.step, recipe.all_steps, device)
     if trainer.due(validate):  # the run was stopped while this was scored, or nothing was to be scored then
         _score(trainer, out)
     start = time.monotonic()
-    while trainer.step < recipe.steps and time.monotonic() - start < 60 * minutes:
+    while trainer.step < recipe.all_steps and time.monotonic() - start < 60 * minutes:
         before = time.monotonic()
         trainer.train_step()
         trainer.seconds += time.monotonic() - before
-        if trainer.step % every == 0 or trainer.step == recipe.steps:
+        if trainer.step % every == 0 or trainer.step in (recipe.steps, recipe.all_steps):
             logger.info("step %d  %.0f s  loss %.4f", *trainer.note())
             trainer.save(out)
         if trainer.due(validate):

@@ -50,6 +50,7 @@ def causes(
     subset_size: int | None = None,
     n_anchors: int = 0,
     stable: float | None = None,
+    compose: bool = True,
     n_top: int = 200,
     accelerator: str = "auto",
     devices: int | str = "auto",
@@ -97,6 +98,10 @@ def causes(
         From the second draw on, so many top-scoring genes are in every set.
     stable
         Stop drawing once the rank correlation of the scores between draws reaches this.
+    compose
+        With ``genes=None``: compose the scores along paths through all genes (if A drives K and K drives B, A drives B), where
+        the model has learned to. It raises causes that act through others, so scores of some genes alone, which cannot be
+        composed, differ from the same columns of all pairs.
     n_top
         For all pairs beyond 5,000 genes: scores kept per effect gene.
     accelerator, devices
@@ -160,6 +165,7 @@ def causes(
         None if subset_size is None else at_least(subset_size, 3, "subset_size"),
         at_least(n_anchors, 0, "n_anchors"),
         check_stable(stable),
+        bool(compose),
         pick_device(accelerator, devices),
         progress_bar,
     )
@@ -173,6 +179,7 @@ def causes(
     scores = score_causes(screen, weights, targets, settings, gen, blocks)
     names = screen.genes if targets is None else screen.genes[targets]
     params = _describe(layer, values, batch_key, regimes_key, settings, rng)
+    params["compose"] = bool(compose and targets is None and getattr(weights.net, "compose", None) is not None)
     params |= {"subset_size": settings.size or int(weights.config["subset"]), "n_top": int(n_top)}
     result = {
         "names": np.asarray([str(n) for n in names], dtype=object),
