@@ -71,7 +71,7 @@ def _causes(index: int, genes: int, cells: int) -> Instance:
     each = round(0.6 * cells / genes)
     adata = screen(n_genes=genes, n_control=cells - each * genes, cells_per_perturbation=each, rng=_SEED + index)
     labels = adata.obs["perturbation"].astype(str).to_numpy()
-    how = Settings(1, 0, 0, None, 0, None, "cpu", progress_bar=False)
+    how = Settings(n_draws=1, n_half=0, progress_bar=False)
 
     def probability(done: Sequence[int]) -> np.ndarray:
         some = adata[np.isin(labels, ["control", *adata.var_names[list(done)]])].copy()

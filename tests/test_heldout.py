@@ -34,6 +34,16 @@ def trained(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_the_card_says_that_scores_are_composed() -> None:
+    config = {
+        "network": "pairs", "sizes": {"rounds": 1}, "recipe": RECIPE.__dict__ | {"steps": 5}, "recipe_hash": RECIPE.digest(),
+        "stages": [[RECIPE.digest(), 0]], "steps": 6, "seconds": 0, "device": "cpu", "sha256": "0",
+    }  # fmt: skip
+    said = "compose the scores of all pairs"
+    assert said in heldout.card(config, {}, RECIPE.screen_prior())
+    assert said not in heldout.card(config | {"steps": 5}, {}, RECIPE.screen_prior())
+
+
 def test_every_kind_is_scored_with_every_baseline(trained) -> None:
     weights = pretrained.load(trained)
     scores = heldout.score_heldout(weights.net, weights.config, RECIPE.screen_prior(), n_screens=1)

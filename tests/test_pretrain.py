@@ -574,6 +574,17 @@ def test_composition_is_learned_last_and_alone_on_the_averaged_weights(tmp_path)
     assert all(not task.pool[i][1].any() for i in set(range(24)) - set(task.fill_pool(run_.net, 0)))
 
 
+def test_the_averaged_weights_are_taken_over_wherever_composing_begins(tmp_path) -> None:
+    train(replace(TINY, steps=8), tmp_path)
+    late = Trainer(COMPOSING, "cpu", fresh=False)  # of 6 steps, then 4
+    late.load(tmp_path, adopt=True)
+    before = {k: v.clone() for k, v in late.average.items()}
+    late.train_step()
+    for k, value in late.net.state_dict().items():
+        if not k.startswith("compose."):
+            assert torch.equal(value, before[k])
+
+
 def test_composing_steps_lower_the_loss() -> None:
     task = ComposeTask(COMPOSING, CPU)
     net = Trainer(COMPOSING, "cpu").net
@@ -594,6 +605,15 @@ def test_a_composition_can_be_added_to_a_run_and_taken_from_weights(tmp_path) ->
     assert added.step == 10 and [step for _, step in added.stages] == [0, 6]
     for k, value in plain.items():
         torch.testing.assert_close(added.average[k], value, rtol=1e-6, atol=1e-7, msg=k)
+    for other in (TINY, replace(COMPOSING, sizes={**TINY.sizes, "rounds": 2}, compose_steps=6)):
+        changed = Trainer(other, "cpu", fresh=False)
+        first = {k: v.clone() for k, v in changed.average.items()}
+        changed.load(tmp_path / "run", adopt=True)
+        for k, value in changed.average.items():
+            assert torch.equal(value, first[k] if k.startswith("compose.") else added.average[k])
+        if other is not TINY:
+            changed.train_step()
+            assert changed.step == 11
     start = Trainer(replace(TINY, start=str(tmp_path / "run")), "cpu")
     assert set(start.average) == set(plain)
     assert same({k: v for k, v in added.average.items() if k in plain}, start.average)

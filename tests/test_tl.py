@@ -129,7 +129,7 @@ def test_options_are_recorded(screen, tiny_weights):
     params = screen.uns["causes"]["params"]
     assert params["stable"] == 0.9
     assert params["batch_key"] == "batch"
-    assert not params["compose"]  # the weights cannot
+    assert params["compose"] == "no"  # some genes alone cannot be composed
     assert params["rng"] == str(2**70)
     assert screen.uns["causes"]["n_draws"] == 2  # all genes are in one set: the second draw agrees
 
@@ -148,12 +148,19 @@ def test_all_pairs_are_composed_where_the_model_can(screen, tiny_weights, tmp_pa
         adata = screen.copy()
         tl.causes(adata, model=weights, **QUICK, **how)
         found[name] = adata.varp["causes"]
-        assert adata.uns["causes"]["params"]["compose"] == (name == "on")
+        assert adata.uns["causes"]["params"]["compose"] == ("learned" if name == "on" else "no")
     np.testing.assert_array_equal(found["off"], found["plain"])
     off = ~np.eye(len(found["on"]), dtype=bool)
     assert (found["on"] > found["plain"])[off].any()
     tl.causes(screen, "G01", model=folder, **QUICK)
-    assert not screen.uns["causes"]["params"]["compose"]
+    assert screen.uns["causes"]["params"]["compose"] == "no"
+    for weights in (tiny_weights, folder):  # an untrained composition is the plain one
+        adata = screen.copy()
+        tl.causes(adata, model=weights, compose="plain", **QUICK)
+        np.testing.assert_array_equal(adata.varp["causes"], found["on"])
+        assert adata.uns["causes"]["params"]["compose"] == "plain"
+    with pytest.raises(ValueError, match=r"compose must be True, False or 'plain', not 'paths'"):
+        tl.causes(screen, model=folder, compose="paths", **QUICK)
 
 
 def readonly(x):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["at_least", "generator"]
+__all__ = ["at_least", "check_compose", "generator"]
 
 
 def at_least(value: Any, least: int, name: str) -> int:
@@ -21,6 +21,22 @@ def at_least(value: Any, least: int, name: str) -> int:
         msg = f"{name} must be a whole number of at least {least}, not {value!r}."
         raise ValueError(msg)
     return int(value)
+
+
+def check_compose(value: Any) -> bool | Literal["plain"]:
+    """Return how scores are to be composed.
+
+    Raises
+    ------
+    ValueError
+        If it is none of the ways.
+    """
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if not isinstance(value, str) or value != "plain":
+        msg = f"compose must be True, False or 'plain', not {value!r}."
+        raise ValueError(msg)
+    return "plain"
 
 
 def generator(rng: Any) -> np.random.Generator:

@@ -7,6 +7,7 @@ import time
 import warnings
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,10 +25,12 @@ from causcade.screendata import ScreenData
 from causcade.stats import Moments, PairStats
 
 logger = logging.getLogger(__name__)
+_CUBIC = 7e-10  # seconds of a composition on one thread, over the cube of the number of genes
 Floats = NDArray[np.float32]
+Compose = bool | Literal["plain"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """How a screen is scored.
 
@@ -36,7 +39,8 @@ class Settings:
     n_draws
         Times the genes are dealt into sets.
     n_half
-        Half-samples of the cells that give the spread (rounded up to even; 0, and the cell network: spread over draws).
+        Half-samples of the cells that give the spread (rounded up to even; 0, and the cell network: spread over draws, of the
+        scores before they are composed).
     n_null
         Permutations of the labels (0 = no null).
     size
@@ -44,7 +48,8 @@ class Settings:
     n_anchors, stable
         See :func:`causcade.ensemble.score_pairs`.
     compose
-        Compose scores along paths, where all pairs are scored and the network has learned to.
+        Compose scores along paths, where all pairs are scored: as the network has learned to, if it has, or with
+        ``"plain"`` by a noisy or.
     device
         Where the network runs.
     progress_bar
@@ -57,7 +62,7 @@ class Settings:
     size: int | None = None
     n_anchors: int = 0
     stable: float | None = None
-    compose: bool = True
+    compose: Compose = True
     device: str = "cpu"
     progress_bar: bool = True
 
@@ -179,7 +184,9 @@ class _Run:
     def check(self) -> None:
         """Refuse what cannot be answered before anything is computed."""
         n_targets, settings = None if self.targets is None else len(self.targets), self.settings
-        check_causes(self.screen.n_genes, n_targets, n_half=settings.n_half, n_null=settings.n_null)
+        check_causes(
+            self.screen.n_genes, n_targets, n_half=settings.n_half, n_null=settings.n_null, composed=self.composes
+        )
         if settings.n_null and not (self.screen.single >= 0).any():
             msg = "n_null permutes perturbations, but no measured gene was perturbed alone; pass n_null=0."
             raise ValueError(msg)
@@ -191,7 +198,10 @@ class _Run:
         null = sum(not self.blocks.has(f"null-{draw}") for draw in range(n_null))
         steps = self.n_sets * (draws + 2 * self.n_pairs + draws * n_null)
         logger.info("%s sets of up to %s genes, and statistics %s times", f"{steps:,}", self.size, 1 + 2 * pairs + null)
-        self.blocks.plan(steps, extra=pairs * (read + 2 * computed) + null * (read + computed))
+        extra = pairs * (read + 2 * computed) + null * (read + computed)
+        if self.composes:
+            extra += (1 + 2 * pairs + null) * _CUBIC * self.screen.n_genes**3 / torch.get_num_threads()
+        self.blocks.plan(steps, extra=extra)
 
     def scores(self, stats: PairStats) -> Ensemble:
         """Scores of the screen."""
@@ -221,8 +231,16 @@ class _Run:
 
     def composed(self, ensemble: Ensemble) -> Floats:
         """Mean scores, composed along paths where they are of all pairs."""
-        wanted = self.settings.compose and self.targets is None
-        return compose(self.weights.net, ensemble.mean) if wanted else ensemble.mean
+        if not self.composes:
+            return ensemble.mean
+        logger.info("composing the scores of %s genes", f"{self.screen.n_genes:,}")
+        return compose(self.weights.net, ensemble.mean, plain=self.settings.compose == "plain")
+
+    @property
+    def composes(self) -> bool:
+        """Whether scores are composed: all pairs only, and by networks that can."""
+        how, can = self.settings.compose, getattr(self.weights.net, "compose", None) is not None
+        return self.targets is None and (how == "plain" or (bool(how) and can))
 
     def _set_score(self, screen: ScreenData, stats: PairStats) -> SetScore:
         net, config, device = self.weights.net, self.weights.config, self.settings.device

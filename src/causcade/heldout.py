@@ -198,6 +198,13 @@ def card(config: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]],
         "probabilities as those of your own cells: they are calibrated to the simulator's share of causes. On the two real screens",
         "we have, simple baselines rank as well or better: read a perturbed candidate's |t|, and where a candidate was not perturbed",
         "take the score as hardly any evidence. One run of the recipe, measured once; docs/weights.md says what happened on the way.",
+        *(
+            [
+                "Its last steps taught it to compose the scores of all pairs of a screen along paths; the scores below are composed."
+            ]
+            if config["steps"] > config["recipe"]["steps"]
+            else []
+        ),
         "",
         f"Training prior: `{asdict(prior)}`",
         "",

@@ -19,7 +19,7 @@ __all__ = ["check_causes", "check_targets"]
 _NETWORK = 0.3e9
 
 
-def check_causes(n_genes: int, n_targets: int | None, *, n_half: int, n_null: int) -> None:
+def check_causes(n_genes: int, n_targets: int | None, *, n_half: int, n_null: int, composed: bool = False) -> None:
     """Memory for scores of causes, most of it for statistics of all pairs of genes.
 
     Parameters
@@ -30,13 +30,15 @@ def check_causes(n_genes: int, n_targets: int | None, *, n_half: int, n_null: in
         Number of effect genes; ``None`` = all.
     n_half, n_null
         Half-samples and permutations.
+    composed
+        Whether scores are composed along paths.
 
     Raises
     ------
     ValueError
         If more is needed than is free.
     """
-    each = 135 + 50 * bool(n_half or n_null) + 75 * (n_targets is None)  # all pairs: kept, and composed
+    each = 135 + 50 * bool(n_half or n_null) + 40 * (n_targets is None) + 35 * composed
     kept = 14 * n_null  # of each score: those of permutations are kept, and then sorted
     every, some = (each + kept, 0) if n_targets is None else (each, kept * n_targets)
 

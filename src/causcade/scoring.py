@@ -17,6 +17,7 @@ from causcade.contrasts import Summary, node_features
 from causcade.ensemble import SetScore
 from causcade.nn.avici import Avici
 from causcade.nn.axial import AxialLayer
+from causcade.nn.compose import Composition
 from causcade.nn.differential import Differential
 from causcade.pairs import PairFeatures
 from causcade.set_inputs import pair_input, set_input
@@ -80,7 +81,7 @@ def pair_scorer(net: nn.Module, features: PairFeatures, *, device: torch.device 
 
 
 @torch.inference_mode()
-def compose(net: nn.Module, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def compose(net: nn.Module, logits: NDArray[np.float32], *, plain: bool = False) -> NDArray[np.float32]:
     """Compose the scores of all pairs of a screen along paths, where the network has learned to; others stay as they are.
 
     Parameters
@@ -89,14 +90,20 @@ def compose(net: nn.Module, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         A network of :mod:`causcade.nn`, on any device.
     logits
         ``(n_genes, n_genes)``, ``[cause, effect]``. The diagonal stays, and so does what is not finite.
+    plain
+        Compose the scores of any network, by a noisy or that has learned nothing.
     """
-    composition = getattr(net, "compose", None)
-    if composition is None:
+    if plain:
+        with torch.random.fork_rng(devices=[]):  # its first weights are drawn, though they count for nothing
+            composition: nn.Module | None = Composition().to(next(net.parameters()).device)
+    else:
+        composition = getattr(net, "compose", None)
+    if composition is None or not len(logits):
         return logits
     device = next(composition.parameters()).device
-    composed: NDArray[np.float32] = composition(torch.from_numpy(logits).to(device)).cpu().numpy()
+    composed: NDArray[np.float32] = composition(torch.tensor(logits, device=device)).cpu().numpy()
     stays = np.eye(len(logits), dtype=bool) | ~np.isfinite(logits)
-    return np.where(stays, logits, composed)
+    return np.where(stays, logits, composed).astype(np.float32, copy=False)
 
 
 def cell_scorer(

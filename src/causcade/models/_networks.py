@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["untrained"]
 
-_MAY_BE_ABSENT = {"paths", "local", "codes", "head_width"}  # parts of networks, by their width; 0 = none, or default
+_MAY_BE_ABSENT = {
+    "paths",
+    "rounds",
+    "local",
+    "codes",
+    "head_width",
+}  # parts of networks, by their width; 0 = none, or default
 _CHOICES = {"form": ("concat", "difference")}
 
 

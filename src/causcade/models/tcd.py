@@ -10,9 +10,9 @@ from scvi.module.base import LossOutput, auto_move_data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from causcade._checks import at_least
+from causcade._checks import at_least, check_compose
 from causcade._device import pick_device, pick_devices
-from causcade.causes import Settings, score_causes
+from causcade.causes import Compose, Settings, score_causes
 from causcade.models._base import CausalModel
 from causcade.models._module import NetModule
 from causcade.models._networks import untrained
@@ -179,7 +179,8 @@ class TCD(CausalModel):
         """Train on simulated screens that resemble yours; fine-tune after :meth:`from_pretrained`.
 
         Your expression is not used: only the design of the screen (numbers of genes, controls and cells, share of
-        genes perturbed). A second call goes on with new screens.
+        genes perturbed). A second call goes on with new screens. A composition (`rounds`) stays as it was, also where it was
+        learned for the scores of other weights, or, of a new network, not at all.
 
         Parameters
         ----------
@@ -269,7 +270,7 @@ class TCD(CausalModel):
         subset_size: int | None = None,
         n_anchors: int = 0,
         stable: float | None = None,
-        compose: bool = True,
+        compose: Compose = True,
         accelerator: str = "auto",
         devices: int | str = "auto",
         rng: int | np.random.Generator | None = 0,
@@ -307,7 +308,7 @@ class TCD(CausalModel):
             size=None if subset_size is None else at_least(subset_size, 3, "subset_size"),
             n_anchors=at_least(n_anchors, 0, "n_anchors"),
             stable=stable,
-            compose=bool(compose),
+            compose=check_compose(compose),
             device=pick_device(accelerator, devices),
             progress_bar=progress_bar,
         )

@@ -51,7 +51,7 @@ class Composition(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         """Composed logits ``(n, n)``, ``[cause, effect]``, of the logits of all pairs of a screen.
 
-        The diagonal is not used, and what is not finite counts as no evidence for a cause.
+        The diagonal is not used, and NaN counts as no evidence for a cause.
         """
         x = logits.float().nan_to_num(nan=-_LIMIT)
         for a_round in self.rounds:

@@ -73,7 +73,7 @@ class PairStream(nn.Module):
         self.compose = Composition(c.rounds).requires_grad_(False) if c.rounds else None
 
     def forward(self, features: Tensor, *, recompute: bool = False) -> Tensor:
-        """Logits ``(batch, n, n)``, ``[cause, effect]``, of features ``(batch, n, n, n_features)``.
+        """Logits ``(batch, n, n)``, ``[cause, effect]``, not composed, of features ``(batch, n, n, n_features)``.
 
         ``recompute`` trades time for memory in the backward pass.
         """
@@ -87,7 +87,7 @@ class PairStream(nn.Module):
 
     @torch.no_grad()
     def n_parameters(self) -> int:
-        """Number of trainable parameters."""
+        """Number of parameters, those of a composition included."""
         return sum(p.numel() for p in self.parameters())
 
 

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("recipe", help="name of a bundled recipe, or path of a .json")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint, weights and log")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop (resumable) after this long")
-    parser.add_argument("--steps", type=int, help="override the recipe's number of steps")
+    parser.add_argument("--steps", type=int, help="override the recipe's number of steps (on sets of genes)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--adopt", action="store_true", help="continue although the recipe changed")

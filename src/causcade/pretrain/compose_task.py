@@ -21,7 +21,7 @@ __all__ = ["ComposeTask"]
 
 _POOL, _REFRESH, _BATCH = 24, 4, 2  # screens held, steps between two new ones, screens of a step
 _FIRST = 1_000_000  # screens that the network was not trained on: there it is surer of itself than on a user's
-_MOST = 800  # genes; larger screens are cut, because time grows with their cube
+_MOST = 800  # genes; larger screens are cut, because time grows with their cube: beyond, sums over genes are larger than any seen
 
 
 class ComposeTask:
@@ -57,7 +57,11 @@ class ComposeTask:
         for index in wanted:
             if index not in self.pool:
                 self.pool[index] = self.scored(net, index)
-        return [i for i in wanted if self.pool[i][1].any()]
+        known = [i for i in wanted if self.pool[i][1].any()]
+        if not known:
+            msg = f"None of {_POOL} simulated screens has a cause; raise `genes` or `edges` of the prior."
+            raise ValueError(msg)
+        return known
 
     def loss(self, net: nn.Module, step: int) -> Tensor:
         """Loss of a step."""

@@ -141,6 +141,9 @@ class Recipe:
                 msg = f"{name} of recipe {self.name!r} must be a whole number of at least 1, not {value!r}."
                 raise ValueError(msg)
         rounds = self.sizes.get("rounds", 0) if self.network == "pairs" else 0
+        if type(rounds) is not int or rounds < 0:
+            msg = f"sizes of recipe {self.name!r} have rounds={rounds!r}: a whole number, 0 for none."
+            raise ValueError(msg)
         if type(self.compose_steps) is not int or self.compose_steps < 0 or (self.compose_steps and not rounds):
             msg = (
                 f"compose_steps of recipe {self.name!r} is {self.compose_steps!r}: it must be a whole number, and 0 but for "

@@ -49,7 +49,7 @@ class Trainer:
         ]
         last = {"params": composing, "weight_decay": recipe.weight_decay}
         self.optimiser = torch.optim.AdamW([*groups, *([last] if composing else [])], lr=recipe.lr)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.composing = 0, 0.0, False
         self.log: list[list[float]] = []
         self.recent: list[float] = []  # losses since the last line of the log
         self.validation: list[dict[str, Any]] = []
@@ -66,8 +66,9 @@ class Trainer:
         """One optimiser step; returns the loss."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate()
-        if self.recipe.compose_steps and self.step == self.recipe.steps:
+        if self.recipe.compose_steps and self.step >= self.recipe.steps and not self.composing:
             self.net.load_state_dict(self.average)  # it composes the scores of what will be released
+            self.composing = True
         loss = self.task.loss(self.net, self.step)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -96,6 +97,7 @@ class Trainer:
             "recipe": self.recipe.digest(),
             "stages": self.stages,
             "start": self.start,
+            "composing": self.composing,
             "task": self.task.state_dict(),
             "log": self.log,
             "recent": self.recent,
@@ -169,6 +171,15 @@ class Trainer:
             "device": str(self.device),
         }
 
+    def _groups(self, state: dict[str, Any]) -> dict[str, Any]:
+        """State of the optimiser, with a new group for a composition that the checkpoint has not, or has in other sizes."""
+        saved, now = state["optimiser"], self.optimiser.state_dict()["param_groups"]
+        if _takes(state["net"], self.net.state_dict()):
+            return dict(saved)
+        kept = {place for group in saved["param_groups"][:2] for place in group["params"]}
+        moments = {place: value for place, value in saved["state"].items() if place in kept}
+        return {"state": moments, "param_groups": [*saved["param_groups"][:2], *now[2:]]}
+
     def load(self, folder: Path, *, adopt: bool = False) -> None:
         """Continue from a checkpoint; ``adopt`` allows a changed recipe (schedule only, or a fine-tuning start)."""
         state = torch.load(folder / "checkpoint.pt", map_location=self.device, weights_only=True)
@@ -177,9 +188,8 @@ class Trainer:
             raise ValueError(msg)
         self.net.load_state_dict(_fitted(state["net"], self.net.state_dict()))
         self.average = _fitted(state["average"], self.average)
-        now, saved = self.optimiser.state_dict()["param_groups"], state["optimiser"]["param_groups"]
-        saved += now[len(saved) :]  # a composition that was adopted
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimiser.load_state_dict(self._groups(state))
+        self.composing = state.get("composing", False)
         self.step, self.seconds = state["step"], state["seconds"]
         self.stages, self.start = state["stages"], state.get("start", {})
         self.task.load_state_dict(state.get("task", {}))
@@ -219,9 +229,19 @@ def _composition(net: nn.Module) -> list[nn.Parameter]:
 
 
 def _fitted(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take the composition, a part of its own, from ``wanted`` where the state lacks it, and leave it out where it is not."""
-    mine = {name: value for name, value in state.items() if name in wanted or not name.startswith("compose.")}
-    return {name: value for name, value in wanted.items() if name.startswith("compose.")} | mine
+    """Take the composition, a part of its own, from ``wanted`` where the state has none, or one of other sizes."""
+    if _takes(state, wanted):
+        return dict(state)
+    rest = {name: value for name, value in state.items() if not name.startswith("compose.")}
+    return rest | {name: value for name, value in wanted.items() if name.startswith("compose.")}
+
+
+def _takes(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
+    """Whether both have the same composition, or none."""
+    mine, theirs = (
+        {name: value.shape for name, value in s.items() if name.startswith("compose.")} for s in (state, wanted)
+    )
+    return mine == theirs
 
 
 def _widened(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,10 +10,11 @@ import numpy as np
 from scipy import sparse
 
 from causcade import _keys
-from causcade._checks import at_least, generator
+from causcade._checks import at_least, check_compose, generator
 from causcade._device import pick_device
-from causcade.causes import CauseScores, Settings, score_causes
+from causcade.causes import CauseScores, Compose, Settings, score_causes
 from causcade.pp import _store
+from causcade.pretrained import Weights
 from causcade.screendata import Values, read_screen
 from causcade.tl._checks import (
     as_set_up,
@@ -50,7 +51,7 @@ def causes(
     subset_size: int | None = None,
     n_anchors: int = 0,
     stable: float | None = None,
-    compose: bool = True,
+    compose: Compose = True,
     n_top: int = 200,
     accelerator: str = "auto",
     devices: int | str = "auto",
@@ -87,7 +88,8 @@ def causes(
     n_draws
         How many times the genes are dealt into sets.
     n_half
-        Halves of the cells that give the spread (an even number; 0 = spread over the draws alone).
+        Halves of the cells that give the spread (an even number; 0 = spread over the draws alone, of the scores before they
+        are composed).
     n_null
         Permutations of the perturbation labels for p values and FDR; 0 = none. The null keeps all correlations and
         breaks all effects: the rate is that of a screen in which *no* perturbation does anything. Where some do, a
@@ -99,9 +101,12 @@ def causes(
     stable
         Stop drawing once the rank correlation of the scores between draws reaches this.
     compose
-        With ``genes=None``: compose the scores along paths through all genes (if A drives K and K drives B, A drives B), where
-        the model has learned to. It raises causes that act through others, so scores of some genes alone, which cannot be
-        composed, differ from the same columns of all pairs.
+        With ``genes=None``: compose the scores along paths through all genes (if A drives K and K drives B, A drives B), as
+        the model has learned to, if it has. ``"plain"`` composes by a noisy or that has learned nothing, with any model: it
+        trusts paths more, which finds more of the causes that act through others, and misjudges more of the pairs near by.
+        Scores of some genes alone cannot be composed, and differ from the same columns of all pairs. Time grows with the
+        cube of the number of genes: 7 s for 2,000 and 43 s for 4,000 on one thread, for the scores and for each half and
+        permutation.
     n_top
         For all pairs beyond 5,000 genes: scores kept per effect gene.
     accelerator, devices
@@ -159,15 +164,15 @@ def causes(
     """
     check_place(adata, key_added, regimes_key, "causes")
     settings = Settings(
-        at_least(n_draws, 1, "n_draws"),
-        at_least(n_half, 0, "n_half"),
-        at_least(n_null, 0, "n_null"),
-        None if subset_size is None else at_least(subset_size, 3, "subset_size"),
-        at_least(n_anchors, 0, "n_anchors"),
-        check_stable(stable),
-        bool(compose),
-        pick_device(accelerator, devices),
-        progress_bar,
+        n_draws=at_least(n_draws, 1, "n_draws"),
+        n_half=at_least(n_half, 0, "n_half"),
+        n_null=at_least(n_null, 0, "n_null"),
+        size=None if subset_size is None else at_least(subset_size, 3, "subset_size"),
+        n_anchors=at_least(n_anchors, 0, "n_anchors"),
+        stable=check_stable(stable),
+        compose=check_compose(compose),
+        device=pick_device(accelerator, devices),
+        progress_bar=progress_bar,
     )
     at_least(n_top, 1, "n_top")
     gen, folder = generator(rng), check_resume(resume, rng)
@@ -179,7 +184,7 @@ def causes(
     scores = score_causes(screen, weights, targets, settings, gen, blocks)
     names = screen.genes if targets is None else screen.genes[targets]
     params = _describe(layer, values, batch_key, regimes_key, settings, rng)
-    params["compose"] = bool(compose and targets is None and getattr(weights.net, "compose", None) is not None)
+    params["compose"] = _composed(settings.compose, weights, all_pairs=targets is None)
     params |= {"subset_size": settings.size or int(weights.config["subset"]), "n_top": int(n_top)}
     result = {
         "names": np.asarray([str(n) for n in names], dtype=object),
@@ -211,6 +216,13 @@ def _describe(
     if settings.stable is not None:
         params["stable"] = settings.stable
     return params | seed_of(rng)
+
+
+def _composed(asked: Compose, weights: Weights, *, all_pairs: bool) -> str:
+    """How scores were composed, in a word."""
+    if not asked or not all_pairs or (asked is True and getattr(weights.net, "compose", None) is None):
+        return "no"
+    return "plain" if asked == "plain" else "learned"
 
 
 def _write(
