@@ -8,13 +8,13 @@ share the passes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from causcade._blocks import Arrays, Blocks
 
@@ -217,7 +217,7 @@ def score_pairs(
     for draw in range(n_draws):
         anchors = _hubs(out, n_anchors) if n_anchors and draw else None
         sets = list(_cheaper_cover(n_genes, size, wanted, anchors, rng))
-        with tqdm(total=len(sets), desc=f"draw {draw + 1}/{n_draws}", disable=not progress_bar) as bar:
+        with _bar(len(sets), f"draw {draw + 1}/{n_draws}", show=progress_bar) as bar:
             for first in range(0, len(sets), _TOGETHER):
                 some = sets[first : first + _TOGETHER]
                 make = partial(_score_sets, score, some, rng, bar, kept)
@@ -233,8 +233,25 @@ def score_pairs(
     return out
 
 
+class _NoBar:
+    """In place of a progress bar that nobody wants."""
+
+    n = 0
+
+    def update(self, n: int = 1) -> None:
+        self.n += n
+
+
+def _bar(total: int, text: str, *, show: bool) -> Any:
+    if not show:
+        return nullcontext(_NoBar())
+    from tqdm.auto import tqdm  # which a bare training machine lacks
+
+    return tqdm(total=total, desc=text)
+
+
 def _score_sets(
-    score: SetScore, sets: list[NDArray[np.int64]], rng: np.random.Generator, bar: tqdm[Any], blocks: Blocks
+    score: SetScore, sets: list[NDArray[np.int64]], rng: np.random.Generator, bar: Any, blocks: Blocks
 ) -> Arrays:
     """Scores of some sets, one after the other."""
     made = []
