@@ -323,9 +323,11 @@ def write_page(tables: Path, page: Path) -> None:
         "`row_auroc_shuffled`, the row AUROC after the scores were handed to other targets. `column_auroc_blind` is one",
         "list of effects for all regulators. `fnr1`, `fnr2`, `fnr3`: share of causes missed by distance, at the true",
         "number of pairs. TCD deals the genes into sets twice, as `tl.causes` does, where it does not say one draw: the rows",
-        "of `tcd-paper`, and yeast. The rows of `tcd-paper` and of trees are of earlier runs, some on a slower machine.",
+        "of `tcd-paper`, and yeast. The rows of `tcd-paper` are of earlier runs.",
         "*Pair trees, told the network* are no method: they were trained on two other simulations of this very network",
-        "(`--told`), and show how much statistics of single pairs hold for someone who knows it.",
+        "(`--told`), and show how much statistics of single pairs hold for someone who knows it. *Not composed* is",
+        '`tl.causes(compose=False)`, *noisy or* is `compose="plain"` (of trees: the same noisy or over their scores); *four draws* is',
+        "`--draws 4`, *sets of 192* is `--size 192`. Seconds are of a machine that did other things too.",
         "",
     ]
     for path in sorted(tables.glob("tcd_*.csv")):
