@@ -45,6 +45,21 @@ def test_loss_is_drawn_by_step(folder: Path) -> None:
     assert folder.name in ax.get_title() and "step" in ax.get_xlabel() and "loss" in ax.get_ylabel()
 
 
+def test_the_loss_of_composing_steps_is_drawn_apart(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"recipe": {"steps": 100, "compose_steps": 50}}))
+    ax = pl.training(folder, show=False)
+    sets, whole = ax.lines
+    np.testing.assert_allclose(sets.get_xydata(), [[50, 0.9], [100, 0.7]])
+    np.testing.assert_allclose(whole.get_xydata(), [[150, 0.8]])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "on sets of genes",
+        "on whole screens, composing",
+    ]
+    assert sets.get_color() != whole.get_color()
+    (folder / "config.json").write_text(json.dumps({"recipe": {"steps": 150, "compose_steps": 0}}))
+    assert len(pl.training(folder, show=False).lines) == 1
+
+
 def test_scores_have_the_best_baseline_beside_them(folder: Path) -> None:
     figure = pl.training(folder, what="validation", show=False, return_fig=True)
     assert isinstance(figure, Figure)

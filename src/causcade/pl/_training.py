@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from causcade import pretrained
+from causcade._files import CONFIG
 from causcade.pl._style import STYLE, finish, legend, legend_height, new_axes, to_show
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def training(
 ) -> Axes | Figure | None:
     """Draw the course of a training: its loss by step, or scores on held-out kinds of screen.
 
-    Scores are those of the averaged weights after so many steps. The best baseline of each kind is written beside its
+    The loss of steps that learn to compose scores is drawn apart, as it is of other screens. Scores are those of the averaged
+    weights after so many steps. The best baseline of each kind is written beside its
     line, and drawn as a dotted one.
 
     Parameters
@@ -67,7 +69,7 @@ def training(
     show = to_show(ax, show=show)
     ax = new_axes(6.8, 3.9) if ax is None else ax
     if what == "loss":
-        _draw_loss(ax, record)
+        _draw_loss(ax, record, _sets(folder))
     else:
         _draw_scores(ax, record)
     name = Path(folder).resolve().name
@@ -98,9 +100,25 @@ def _read(folder: str | Path, what: str) -> list[Any]:
     return record
 
 
-def _draw_loss(ax: Axes, log: list[list[float]]) -> None:
+def _sets(folder: str | Path) -> float:
+    """Steps on sets of genes; those after them learn to compose, and have a loss of their own."""
+    places = Path(folder) / CONFIG, pretrained.folder_of(folder) / CONFIG
+    config: dict[str, Any] = next((json.loads(file.read_text()) for file in places if file.is_file()), {})
+    recipe = config.get("recipe", {})
+    return float(recipe["steps"]) if recipe.get("compose_steps") else np.inf
+
+
+def _draw_loss(ax: Axes, log: list[list[float]], sets: float) -> None:
     steps, _, loss = np.array(log, float).T
-    ax.plot(steps, loss, color=STYLE["cause"], linewidth=1.2, marker="o" if len(steps) < 20 else None, markersize=4)
+    for which, colour, label in (
+        (steps <= sets, STYLE["cause"], "on sets of genes"),
+        (steps > sets, _COLOURS[1], "on whole screens, composing"),
+    ):
+        if which.any():
+            marker = "o" if which.sum() < 20 else None
+            ax.plot(steps[which], loss[which], color=colour, linewidth=1.2, marker=marker, markersize=3, label=label)
+    if (steps > sets).any():
+        ax.legend(frameon=False, fontsize=STYLE["small"])
     ax.set_ylabel("mean loss since the point before", fontsize=STYLE["font"])
 
 
