@@ -21,9 +21,8 @@ import torch
 
 from causcade import baselines, datasets, metrics, pretrained
 from causcade.ensemble import score_pairs
-from causcade.nn.compose import Composition
 from causcade.pairs import PairFeatures, pair_features
-from causcade.scoring import cell_scorer, compose, pair_scorer
+from causcade.scoring import cell_scorer, compose, noisy_or, pair_scorer
 from causcade.simulate import grn, noise
 from causcade.simulate.episodes import ScreenPrior, assay, draw_screen
 from causcade.simulate.graphs import ancestors, path_lengths
@@ -172,13 +171,6 @@ def score_network(
     """Shared-subset ensemble of a network, composed where all pairs are scored, as `tl.causes` does."""
     scores = score_sets(weights, job, targets=targets, draws=draws, anchors=anchors, size=size)
     return compose(weights.net, scores) if targets is None else scores
-
-
-def noisy_or(logits: Scores) -> Scores:
-    """What a composition is before it has learned anything: a noisy or over paths through one gene."""
-    with torch.inference_mode():
-        joined: Scores = Composition(1)(torch.from_numpy(logits)).numpy()
-    return joined
 
 
 def score_sets(

@@ -23,6 +23,7 @@ from causcade import baselines, pretrained
 from causcade.nn.pair_stream import pair_loss
 from causcade.pretrain import Recipe
 from causcade.pretrain.items import Sample, make_item
+from causcade.scoring import noisy_or
 
 MEASURES: Final = ("column_auroc", "column_ap", "column_auroc_path2", "column_ap_path2", "row_auroc", "row_ap")
 
@@ -74,7 +75,7 @@ def limits(half: str, fidelity: str, cells: int, weights: pretrained.Weights, ar
     rows = {
         "knock-out |t|": baselines.knockout_t(job.stats.z.numpy()),
         "trees, told the network": trees,
-        "trees, told the network, noisy or": tcd.noisy_or(trees + tcd.FEWER),
+        "trees, told the network, noisy or": noisy_or(trees + tcd.FEWER),
         **{
             name: tcd.score_network(w, job, targets=None, draws=2, anchors=0, size=None)
             for name, w in ((f"TCD {weights.name}", weights), (f"TCD {weights.name}, told the network", told))

@@ -108,6 +108,10 @@ def test_a_network_composes_only_if_it_has_a_composition():
     np.testing.assert_array_equal(composed[stays], scores[stays])
     assert (composed[~stays] > scores[~stays]).all()  # untrained: a noisy or
     assert composed.dtype == np.float32
+    state = torch.get_rng_state()
+    np.testing.assert_array_equal(scoring.noisy_or(scores), composed)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert scoring.noisy_or(scores[:0, :0]).shape == (0, 0)
 
 
 def test_the_composition_leaves_the_first_weights_of_the_rest_alone():

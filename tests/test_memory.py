@@ -41,6 +41,14 @@ def test_as_many_genes_as_the_message_says_fit(free, n_targets, n_half, n_null):
         check_causes(most + 2, n_targets, **how)
 
 
+def test_composing_needs_more(free, caplog):
+    free(np.inf)
+    plain, composed = (
+        needed(caplog, lambda c=c: check_causes(4000, None, n_half=0, n_null=0, composed=c)) for c in (False, True)
+    )
+    assert composed > 1.1 * plain
+
+
 @pytest.fixture
 def pairs(screen):
     return read_perturbations(screen)

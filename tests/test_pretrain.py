@@ -632,6 +632,13 @@ def test_a_composition_can_be_added_to_a_run_and_taken_from_weights(tmp_path) ->
 def test_compose_steps_need_a_composition(recipe, changes) -> None:
     with pytest.raises(ValueError, match="compose_steps of recipe 'tiny"):
         replace(recipe, **changes)
+    for rounds in (-1, 1.5, "2"):
+        with pytest.raises(ValueError, match="rounds="):
+            replace(COMPOSING, sizes={**TINY.sizes, "rounds": rounds})
+    empty = ComposeTask(COMPOSING, CPU)
+    empty.pool = {i: (torch.zeros(3, 3), torch.zeros(3, 3, dtype=torch.bool)) for i in range(24)}
+    with pytest.raises(ValueError, match="None of 24 simulated screens has a cause"):
+        empty.fill_pool(build_network(COMPOSING), 0)
     with pytest.raises(ValueError, match="PairStream has no composition"):
         ComposeTask(TINY, CPU).loss(build_network(TINY), 0)
 

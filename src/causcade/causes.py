@@ -20,7 +20,7 @@ from causcade.ensemble import Ensemble, SetScore, n_sets, score_pairs
 from causcade.memory import check_causes
 from causcade.pairs import pair_features
 from causcade.pretrained import Weights
-from causcade.scoring import cell_scorer, compose, pair_scorer
+from causcade.scoring import cell_scorer, compose, noisy_or, pair_scorer
 from causcade.screendata import ScreenData
 from causcade.stats import Moments, PairStats
 
@@ -49,7 +49,7 @@ class Settings:
         See :func:`causcade.ensemble.score_pairs`.
     compose
         Compose scores along paths, where all pairs are scored: as the network has learned to, if it has, or with
-        ``"plain"`` by a noisy or.
+        ``"plain"`` by a noisy-or.
     device
         Where the network runs.
     progress_bar
@@ -150,6 +150,25 @@ def score_causes(
     return CauseScores(mean, sd, count, pvalue, fdr, knockout, footprint, stats.correlation.numpy()[:, run.wanted])
 
 
+def how_composed(asked: Compose, weights: Weights, *, all_pairs: bool) -> str:
+    """Say in a word how scores are composed: ``"no"``, ``"plain"`` or ``"learned"``.
+
+    Parameters
+    ----------
+    asked
+        What the user wants.
+    weights
+        Whose network may have learned to compose.
+    all_pairs
+        Whether all pairs are scored; others cannot be composed.
+    """
+    if not all_pairs or not asked:
+        return "no"
+    if asked == "plain":
+        return "plain"
+    return "no" if getattr(weights.net, "compose", None) is None else "learned"
+
+
 @dataclass(frozen=True)
 class _Run:
     """A screen while it is scored."""
@@ -234,13 +253,15 @@ class _Run:
         if not self.composes:
             return ensemble.mean
         logger.info("composing the scores of %s genes", f"{self.screen.n_genes:,}")
-        return compose(self.weights.net, ensemble.mean, plain=self.settings.compose == "plain")
+        plain = self.settings.compose == "plain"
+        return (
+            noisy_or(ensemble.mean, device=self.settings.device) if plain else compose(self.weights.net, ensemble.mean)
+        )
 
     @property
     def composes(self) -> bool:
-        """Whether scores are composed: all pairs only, and by networks that can."""
-        how, can = self.settings.compose, getattr(self.weights.net, "compose", None) is not None
-        return self.targets is None and (how == "plain" or (bool(how) and can))
+        """Whether scores are composed."""
+        return how_composed(self.settings.compose, self.weights, all_pairs=self.targets is None) != "no"
 
     def _set_score(self, screen: ScreenData, stats: PairStats) -> SetScore:
         net, config, device = self.weights.net, self.weights.config, self.settings.device

@@ -22,7 +22,7 @@ from causcade.nn.differential import Differential
 from causcade.pairs import PairFeatures
 from causcade.set_inputs import pair_input, set_input
 
-__all__ = ["Fitting", "Prepared", "TargetScorer", "cell_scorer", "compose", "pair_scorer", "target_scorer"]
+__all__ = ["Fitting", "Prepared", "TargetScorer", "cell_scorer", "compose", "noisy_or", "pair_scorer", "target_scorer"]
 
 T = TypeVar("T")
 _FEWER = "Lower subset_size, the number of genes that go through the network together."
@@ -80,8 +80,22 @@ def pair_scorer(net: nn.Module, features: PairFeatures, *, device: torch.device 
     return score
 
 
-@torch.inference_mode()
-def compose(net: nn.Module, logits: NDArray[np.float32], *, plain: bool = False) -> NDArray[np.float32]:
+def noisy_or(logits: NDArray[np.float32], *, device: torch.device | str = "cpu") -> NDArray[np.float32]:
+    """Compose any scores of all pairs by a noisy-or over paths through one gene: a composition that has learned nothing.
+
+    Parameters
+    ----------
+    logits
+        ``(n_genes, n_genes)``, ``[cause, effect]``. The diagonal stays, and so does what is not finite.
+    device
+        Where to.
+    """
+    with torch.random.fork_rng(devices=[]):  # its first weights are drawn, though they count for nothing
+        composition = Composition().to(device)
+    return _composed(composition, logits)
+
+
+def compose(net: nn.Module, logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Compose the scores of all pairs of a screen along paths, where the network has learned to; others stay as they are.
 
     Parameters
@@ -90,15 +104,14 @@ def compose(net: nn.Module, logits: NDArray[np.float32], *, plain: bool = False)
         A network of :mod:`causcade.nn`, on any device.
     logits
         ``(n_genes, n_genes)``, ``[cause, effect]``. The diagonal stays, and so does what is not finite.
-    plain
-        Compose the scores of any network, by a noisy or that has learned nothing.
     """
-    if plain:
-        with torch.random.fork_rng(devices=[]):  # its first weights are drawn, though they count for nothing
-            composition: nn.Module | None = Composition().to(next(net.parameters()).device)
-    else:
-        composition = getattr(net, "compose", None)
-    if composition is None or not len(logits):
+    composition = getattr(net, "compose", None)
+    return logits if composition is None else _composed(composition, logits)
+
+
+@torch.inference_mode()
+def _composed(composition: nn.Module, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not len(logits):
         return logits
     device = next(composition.parameters()).device
     composed: NDArray[np.float32] = composition(torch.tensor(logits, device=device)).cpu().numpy()

@@ -25,7 +25,7 @@ class Composition(nn.Module):
     """Rounds of composition; equivariant to the order of the genes, for any number of them.
 
     A round multiplies probabilities along paths through one other gene, ``sum over k of p[i, k]^2 p[k, j]^2``, and joins
-    them with the pair's own by a noisy or.  A small network then corrects the result by what else the matrix says about the
+    them with the pair's own by a noisy-or.  A small network then corrects the result by what else the matrix says about the
     pair: longer paths, common causes and effects, how many causes and effects either gene has.  It starts at no correction.
 
     Parameters

@@ -12,9 +12,8 @@ from scipy import sparse
 from causcade import _keys
 from causcade._checks import at_least, check_compose, generator
 from causcade._device import pick_device
-from causcade.causes import CauseScores, Compose, Settings, score_causes
+from causcade.causes import CauseScores, Compose, Settings, how_composed, score_causes
 from causcade.pp import _store
-from causcade.pretrained import Weights
 from causcade.screendata import Values, read_screen
 from causcade.tl._checks import (
     as_set_up,
@@ -102,11 +101,10 @@ def causes(
         Stop drawing once the rank correlation of the scores between draws reaches this.
     compose
         With ``genes=None``: compose the scores along paths through all genes (if A drives K and K drives B, A drives B), as
-        the model has learned to, if it has. ``"plain"`` composes by a noisy or that has learned nothing, with any model: it
+        the model has learned to, if it has. ``"plain"`` composes by a noisy-or that has learned nothing, with any model: it
         trusts paths more, which finds more of the causes that act through others, and misjudges more of the pairs near by.
         Scores of some genes alone cannot be composed, and differ from the same columns of all pairs. Time grows with the
-        cube of the number of genes: 7 s for 2,000 and 43 s for 4,000 on one thread, for the scores and for each half and
-        permutation.
+        cube of the number of genes, for the scores and for each half and permutation.
     n_top
         For all pairs beyond 5,000 genes: scores kept per effect gene.
     accelerator, devices
@@ -184,7 +182,7 @@ def causes(
     scores = score_causes(screen, weights, targets, settings, gen, blocks)
     names = screen.genes if targets is None else screen.genes[targets]
     params = _describe(layer, values, batch_key, regimes_key, settings, rng)
-    params["compose"] = _composed(settings.compose, weights, all_pairs=targets is None)
+    params["compose"] = how_composed(settings.compose, weights, all_pairs=targets is None)
     params |= {"subset_size": settings.size or int(weights.config["subset"]), "n_top": int(n_top)}
     result = {
         "names": np.asarray([str(n) for n in names], dtype=object),
@@ -216,13 +214,6 @@ def _describe(
     if settings.stable is not None:
         params["stable"] = settings.stable
     return params | seed_of(rng)
-
-
-def _composed(asked: Compose, weights: Weights, *, all_pairs: bool) -> str:
-    """How scores were composed, in a word."""
-    if not asked or not all_pairs or (asked is True and getattr(weights.net, "compose", None) is None):
-        return "no"
-    return "plain" if asked == "plain" else "learned"
 
 
 def _write(
