@@ -22,7 +22,7 @@ import torch
 from causcade import baselines, datasets, metrics, pretrained
 from causcade.ensemble import score_pairs
 from causcade.pairs import PairFeatures, pair_features
-from causcade.scoring import cell_scorer, compose, noisy_or, pair_scorer
+from causcade.scoring import cell_scorer, compose, noisy_or, pair_scorer, set_size
 from causcade.simulate import grn, noise
 from causcade.simulate.episodes import ScreenPrior, assay, draw_screen
 from causcade.simulate.graphs import ancestors, path_lengths
@@ -177,7 +177,7 @@ def score_sets(
     weights: pretrained.Weights, job: Job, *, targets: np.ndarray | None, draws: int, anchors: int, size: int | None
 ) -> Scores:
     """Shared-subset ensemble of a network."""
-    size = size or int(weights.config["subset"])
+    size = size or set_size(weights.config)
     n = job.features.n_genes
     if weights.config["network"] == "pairs":
         score = pair_scorer(weights.net, job.features)
@@ -286,7 +286,7 @@ def arguments() -> argparse.Namespace:
         "--cells", type=int, help="of each knock-out; default: 10 (trees are always trained on 10), yeast: 5"
     )
     parser.add_argument("--anchors", type=int, nargs="+", default=[0])
-    parser.add_argument("--size", type=int, help="genes in a set; default: as trained")
+    parser.add_argument("--size", type=int, help="genes in a set; default: as of `tl.causes`")
     parser.add_argument("--per-target", type=int, default=0, help="also time the per-target loop on so many targets")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

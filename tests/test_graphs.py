@@ -449,6 +449,8 @@ def test_called_edges_and_graph_without_cycles(caplog: pytest.LogCaptureFixture)
 def test_threshold_can_be_chosen_and_may_not_exist() -> None:
     cells = plain(noise(20, 3))
     assert score(cells, Fixed(CYCLE), threshold=0.92).n_called == 1
+    best = score(cells, Fixed(CYCLE), threshold="f1")
+    assert best.threshold == metrics.f1_threshold(best.probability) and best.n_called > 1
     none = score(cells, Fixed(CYCLE), fdr=0.01)
     assert none.threshold == np.inf and none.n_called == 0 and none.n_false_expected == 0
     assert not none.dag.any() and np.isnan(none.varsortability) and np.isnan(none.r2_sortability)

@@ -249,6 +249,26 @@ def test_choose_threshold_calls_the_largest_set_within_its_bound(fdr: float) -> 
     assert metrics.choose_threshold(p, fdr) == min(fits)
 
 
+def test_f1_threshold_by_hand() -> None:
+    p = np.array([[1, 0.4, 0.4], [0.1, 1, 0.4], [0.0, 0.0, 0.3]])  # the diagonal does not count
+    assert metrics.f1_threshold(p) == 0.4  # 2 * 1.2 / (3 + 1.3); with .1 too: 2 * 1.3 / (4 + 1.3)
+    assert metrics.f1_threshold(np.zeros((3, 3))) == np.inf
+    assert metrics.f1_threshold(np.ones((3, 3))) == 1
+
+
+def test_f1_threshold_is_best_for_calibrated_probabilities() -> None:
+    rng = np.random.default_rng(0)
+    p = (rng.random((200, 200)) ** 6).round(2)  # with ties, and few of them above .5
+    np.fill_diagonal(p, 0)
+    truth = rng.random(p.shape) < p
+    levels = np.unique(p)[1:]
+    f1 = [metrics.graph_report(truth, p, threshold=t)["f1"] for t in levels[:95]]
+    chosen = metrics.graph_report(truth, p, threshold=metrics.f1_threshold(p))["f1"]
+    assert chosen == pytest.approx(max(f1), abs=0.003)
+    assert chosen > metrics.graph_report(truth, p)["f1"] + 0.02
+    assert metrics.f1_threshold(p) == pytest.approx(chosen / 2, abs=0.03)
+
+
 def test_false_edges_of_calibrated_probabilities_are_as_expected() -> None:
     rng = np.random.default_rng(0)
     p = rng.random((150, 150)) ** 3

@@ -46,7 +46,7 @@ def test_writes_what_it_says(screen, tiny_weights, caplog):
     assert result["weights"] == load(tiny_weights).label
     assert result["n_draws"] == 2
     assert result["params"]["rng"] == 0
-    assert result["params"]["subset_size"] == 40
+    assert result["params"]["subset_size"] == 80  # twice as many as in training
     np.testing.assert_array_equal(screen.X, before[0])
     assert (list(screen.obs), list(screen.var), [*before[3], "causes"]) == (*before[1:3], list(screen.uns))
     assert not screen.varp

@@ -145,7 +145,7 @@ def test_a_part_of_the_genes_later(screen: Any, weights: Path) -> None:
         ({"n_draws": -1}, ValueError, "n_draws"),
         ({"subset_size": 1}, ValueError, "subset_size"),
         ({"fdr": 1.5}, ValueError, "fdr must be a number from 0 to 1"),
-        ({"threshold": "0.5"}, ValueError, "threshold must be a number from 0 to 1"),
+        ({"threshold": "0.5"}, ValueError, "threshold must be a number from 0 to 1 or 'f1', not '0.5'"),
         ({"dag": "yes"}, ValueError, "dag must be True or False"),
         ({"max_cells": 2}, ValueError, "max_cells"),
         ({"rng": -3}, ValueError, "rng"),

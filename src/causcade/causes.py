@@ -20,7 +20,7 @@ from causcade.ensemble import Ensemble, SetScore, n_sets, score_pairs
 from causcade.memory import check_causes
 from causcade.pairs import pair_features
 from causcade.pretrained import Weights
-from causcade.scoring import cell_scorer, compose, noisy_or, pair_scorer
+from causcade.scoring import cell_scorer, compose, noisy_or, pair_scorer, set_size
 from causcade.screendata import ScreenData
 from causcade.stats import Moments, PairStats
 
@@ -44,7 +44,7 @@ class Settings:
     n_null
         Permutations of the labels (0 = no null).
     size
-        Genes in a set; ``None`` = what the weights were trained with.
+        Genes in a set; ``None`` = see :func:`causcade.scoring.set_size`.
     n_anchors, stable
         See :func:`causcade.ensemble.score_pairs`.
     compose
@@ -188,7 +188,7 @@ class _Run:
     @property
     def size(self) -> int:
         """Genes in a set."""
-        return self.settings.size or int(self.weights.config["subset"])
+        return self.settings.size or set_size(self.weights.config)
 
     @property
     def n_sets(self) -> int:

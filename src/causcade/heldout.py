@@ -22,7 +22,7 @@ from causcade.heldout_targets import score_heldout_targets
 from causcade.pairs import pair_features
 from causcade.pretrain import Recipe, made_by
 from causcade.pretrained import Weights, load
-from causcade.scoring import cell_scorer, compose, pair_scorer
+from causcade.scoring import cell_scorer, compose, pair_scorer, set_size
 from causcade.simulate.episodes import Screen, ScreenPrior, assay, draw_screen
 from causcade.simulate.graphs import ancestors, path_lengths
 from causcade.stats import Moments, cell_values, log_normalise, pair_stats
@@ -99,7 +99,7 @@ def _score_screen(
         values = cell_values(counts, total)
         score = cell_scorer(net, values, screen.codes, screen.single, n_cells=int(config["cells"]))
     gen = np.random.default_rng(index)
-    scores = compose(net, score_pairs(score, counts.shape[1], size=int(config["subset"]), n_draws=1, rng=gen).mean)
+    scores = compose(net, score_pairs(score, counts.shape[1], size=set_size(config), n_draws=1, rng=gen).mean)
     z = stats.z.numpy()
     methods = {
         "TCD": np.nan_to_num(scores),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -22,7 +22,9 @@ from causcade.nn.differential import Differential
 from causcade.pairs import PairFeatures
 from causcade.set_inputs import pair_input, set_input
 
-__all__ = ["Fitting", "Prepared", "TargetScorer", "cell_scorer", "compose", "noisy_or", "pair_scorer", "target_scorer"]
+__all__ = [
+    "Fitting", "Prepared", "TargetScorer", "cell_scorer", "compose", "noisy_or", "pair_scorer", "set_size", "target_scorer",
+]  # fmt: skip
 
 T = TypeVar("T")
 _FEWER = "Lower subset_size, the number of genes that go through the network together."
@@ -54,6 +56,20 @@ class Fitting:
             elif isinstance(module, Avici):
                 module.piece = max(1, Avici.piece // parts)
         return work()
+
+
+def set_size(config: Mapping[str, Any]) -> int:
+    """Genes that go through a network of causes together.
+
+    Twice as many as in training for a network of pairs: more of the genes between a cause and a far effect are then
+    beside them, and scores of real networks and of simulated screens are better (``docs/weights.md``).
+
+    Parameters
+    ----------
+    config
+        ``config.json`` of the weights.
+    """
+    return int(config["subset"]) * (2 if config["network"] == "pairs" else 1)
 
 
 def pair_scorer(net: nn.Module, features: PairFeatures, *, device: torch.device | str = "cpu") -> SetScore:

@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from zlib import crc32
 
 import numpy as np
@@ -44,7 +44,7 @@ class GraphSettings:
     fdr
         Expected share of false edges among those called, at most.
     threshold
-        Probability from which on edges are called; None: chosen by `fdr`.
+        Probability from which on edges are called; ``"f1"``: of best expected F1; None: chosen by `fdr`.
     device
         Where the network runs.
     progress_bar
@@ -54,7 +54,7 @@ class GraphSettings:
     n_draws: int = 10
     subset_size: int = 100
     fdr: float = 0.2
-    threshold: float | None = None
+    threshold: float | Literal["f1"] | None = None
     device: str = "cpu"
     progress_bar: bool = True
 
@@ -124,9 +124,7 @@ def score_graph(cells: GraphCells, weights: Weights, settings: GraphSettings, rn
     with tqdm(total=run.n_passes, desc="graph", disable=not settings.progress_bar) as bar:
         probability = run.probabilities(np.arange(len(cells)), "all", bar.update)
         sd = run.spread(bar.update) if settings.n_draws else None
-    threshold = settings.threshold
-    if threshold is None:
-        threshold = metrics.choose_threshold(probability, settings.fdr)
+    threshold = _threshold(probability, settings)
     dag = metrics.to_dag(probability, threshold)
     called = (probability >= threshold) & ~np.eye(len(dag), dtype=bool)
     n_false = metrics.expected_false_edges(probability, threshold)
@@ -137,6 +135,12 @@ def score_graph(cells: GraphCells, weights: Weights, settings: GraphSettings, rn
         probability, sd, float(threshold), dag, int(called.sum()), n_false, correlation, precision,
         knockout_t(cells), *_sortability(cells, dag),
     )  # fmt: skip
+
+
+def _threshold(probability: Floats, settings: GraphSettings) -> float:
+    if settings.threshold == "f1":
+        return metrics.f1_threshold(probability)
+    return metrics.choose_threshold(probability, settings.fdr) if settings.threshold is None else settings.threshold
 
 
 def _report(n_called: int, n_kept: int, threshold: float, n_false: float) -> None:

@@ -15,7 +15,7 @@ groups of ties (as scikit-learn does), F1 takes the expectation over random tie-
 
 from causcade.metrics._calibration import brier, brier_skill, expected_calibration_error
 from causcade.metrics._combinations import changed_genes, changed_group, mean_r2, mean_rmse, mmd
-from causcade.metrics._dag import choose_threshold, expected_false_edges, is_acyclic, to_dag
+from causcade.metrics._dag import choose_threshold, expected_false_edges, f1_threshold, is_acyclic, to_dag
 from causcade.metrics._distributions import (
     energy_distance,
     kde_nll,
@@ -54,6 +54,7 @@ __all__ = [
     "expected_calibration_error",
     "expected_false_edges",
     "f1_at_true_count",
+    "f1_threshold",
     "false_negative_rate_by_path",
     "graph_report",
     "is_acyclic",

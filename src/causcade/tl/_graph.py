@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy import sparse
@@ -44,7 +44,7 @@ def graph(
     n_draws: int = 10,
     subset_size: int = 100,
     fdr: float = 0.2,
-    threshold: float | None = None,
+    threshold: float | Literal["f1"] | None = None,
     dag: bool = True,
     accelerator: str = "auto",
     devices: int | str = "auto",
@@ -100,7 +100,9 @@ def graph(
         Edges are called down to the lowest probability at which the expected share of false ones among them is at most
         this. It holds as far as the probabilities are calibrated.
     threshold
-        Call edges from this probability on instead.
+        Call edges from this probability on instead; ``"f1"``: from the one at which F1 of the called edges is expected to
+        be best (:func:`causcade.metrics.f1_threshold`), which calls more edges, and more false ones, than `fdr` where
+        edges are uncertain.
     dag
         Also store the called edges less the weakest of every cycle.
     accelerator, devices
@@ -163,7 +165,7 @@ def graph(
         n_draws=at_least(n_draws, 0, "n_draws"),
         subset_size=at_least(subset_size, 2, "subset_size"),
         fdr=_share(fdr, "fdr"),
-        threshold=None if threshold is None else _share(threshold, "threshold"),
+        threshold=_threshold(threshold),
         device=pick_device(accelerator, devices),
         progress_bar=progress_bar,
     )
@@ -192,10 +194,16 @@ def graph(
     _write(adata, key_added, _matrices(adata, key_added, cells, scores, dag=dag), result)
 
 
-def _share(value: Any, name: str) -> float:
+def _threshold(value: Any) -> float | Literal["f1"] | None:
+    if value is None or (isinstance(value, str) and value == "f1"):
+        return value  # type: ignore[return-value]
+    return _share(value, "threshold", " or 'f1'")
+
+
+def _share(value: Any, name: str, more: str = "") -> float:
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     if not number or not 0 <= value <= 1:
-        msg = f"{name} must be a number from 0 to 1, not {value!r}."
+        msg = f"{name} must be a number from 0 to 1{more}, not {value!r}."
         raise ValueError(msg)
     return float(value)
 
