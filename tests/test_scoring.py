@@ -14,7 +14,7 @@ from causcade.nn.differential import Differential, DifferentialConfig
 from causcade.nn.pair_stream import PairStream, PairStreamConfig
 from causcade.pairs import pair_features
 from causcade.pretrained import load
-from causcade.scoring import TargetScorer, cell_scorer, pair_scorer, target_scorer
+from causcade.scoring import TargetScorer, cell_scorer, pair_scorer, set_size, target_scorer
 from causcade.screendata import read_screen
 from causcade.set_inputs import pair_input, set_input
 
@@ -43,6 +43,11 @@ def cells() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     codes = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3, 3, 4])
     values = torch.arange(10.0)[:, None] + torch.arange(5.0) / 10
     return values, codes, torch.tensor([2, -1, -1, 1, 3])
+
+
+def test_sets_of_a_pair_network_are_twice_those_of_training():
+    assert set_size({"network": "pairs", "subset": 96}) == 192
+    assert set_size({"network": "cells", "subset": 96}) == 96
 
 
 def test_pair_scorer_is_the_network(screen, tiny_weights):

@@ -56,6 +56,18 @@ def test_writes_what_it_says(screen, tiny_weights, caplog):
     assert top["score"] == np.delete(screen.varm["causes"][:, 1], 1).max()
 
 
+def test_sets_are_twice_as_large_as_in_training(screen, tiny_weights):
+    config = json.loads((tiny_weights / "config.json").read_text()) | {"subset": 8}
+    (tiny_weights / "config.json").write_text(json.dumps(config))
+    how = {"genes": "G01", "model": tiny_weights, "n_half": 2, "progress_bar": False}
+    tl.causes(screen, **how)
+    for size in (16, 8):
+        tl.causes(screen, **how, subset_size=size, key_added=f"of_{size}")
+    assert screen.uns["causes"]["params"]["subset_size"] == 16
+    np.testing.assert_array_equal(screen.varm["causes"], screen.varm["of_16"])
+    assert np.abs(screen.varm["causes"] - screen.varm["of_8"]).max() > 1e-4
+
+
 def test_one_gene_by_name(screen, tiny_weights):
     tl.causes(screen, "G01", model=str(tiny_weights), **QUICK)
     assert screen.varm["causes"].shape == (32, 1)
