@@ -319,7 +319,7 @@ def write_page(tables: Path, page: Path) -> None:
         "*Pair trees, told the network* are no method: they were trained on two other simulations of this very network",
         "(`--told`), and show how much statistics of single pairs hold for someone who knows it. *Not composed* is",
         '`tl.causes(compose=False)`, *noisy or* is `compose="plain"` (of trees: the same noisy or over their scores); *four draws* is',
-        "`--draws 4`, *sets of 192* is `--size 192`. Seconds are of a machine that did other things too.",
+        "`--draws 4`, *sets of 96* is `--size 96`, as in training. Seconds are of a machine that did other things too.",
         "",
     ]
     for path in sorted(tables.glob("tcd_*.csv")):
