@@ -1,6 +1,8 @@
 """Cause scores on real knock-out screens: every knock-out hidden in turn, and interferon-gamma signalling in THP-1 cells.
 
-``python -m benchmarks.tcd_real --thp1 FILE``: the iPS screen comes with the package, the other one is a file of yours.
+``python -m benchmarks.tcd_real --screens FOLDER --folds FOLDER``: the iPS screen comes with the package, ``k562_tapseq.h5ad``
+and ``thp1_eccite.h5ad`` are files of yours. Weights that learned from a screen are not scored on it: copies trained without it
+are, made in the folder of folds where they are not there yet.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,6 +23,8 @@ from scipy.stats import norm, spearmanr
 import causcade as cc
 from causcade import _keys, baselines, metrics, nulls, pretrained
 from causcade.evaluation._ranked import Sides, share_controls
+from causcade.pretrain import Recipe
+from causcade.pretrain import run as train
 from causcade.screendata import read_screen
 
 if TYPE_CHECKING:
@@ -27,7 +32,9 @@ if TYPE_CHECKING:
 
 Scores = np.ndarray
 Found = dict[str, Scores]
-SPLITS: Final = 4  # of the controls of iPS cells in halves
+SPLITS: Final = 4  # of the controls in halves, where every knock-out is hidden in turn
+#: Screens, and the column of their batches.
+SCREENS: Final[dict[str, str | None]] = {"hipsc_tf_ko": "day", "k562_tapseq": None, "thp1_eccite": None}
 REGULATORS: Final = ("IFNGR1", "IFNGR2", "JAK2", "STAT1")
 MEASURES: Final = ("column_auroc", "column_ap", "row_alike", "row_all")
 LISTS: Final = ("causes~mean", "effects~mean")
@@ -52,8 +59,8 @@ def score_all(adata: AnnData, weights: list[str], batch_key: str | None, seed: i
     cc.pp.regimes(adata, "perturbation", "control")
     for name in weights:
         cc.tl.causes(adata, model=name, batch_key=batch_key, n_half=0, progress_bar=False)
-        found[f"TCD {name}"] = adata.varp[_keys.CAUSES]
-    found |= {f"blind {name}": blind(found[f"TCD {name}"]) for name in weights}
+        found[f"TCD {Path(name).name}"] = adata.varp[_keys.CAUSES]
+    found |= {method.replace("TCD", "blind"): blind(scores) for method, scores in found.items()}
     stats = read_screen(adata, batch_key=batch_key).stats()
     z, perturbed, mean = np.abs(stats.z.numpy()), stats.perturbed.numpy(), stats.mean.numpy()
     others = np.where(perturbed[:, None] & ~np.eye(len(z), dtype=bool), z, np.nan)
@@ -126,14 +133,15 @@ def without(adata: AnnData, names: list[str], cells: np.ndarray) -> AnnData:
     return adata[keep].copy()
 
 
-def hide_each(weights: list[str]) -> pd.DataFrame:
+def hide_each(adata: AnnData, weights: list[str], batch_key: str | None) -> pd.DataFrame:
     """One row for each method and hidden knock-out that changes anything: means over splits of the controls."""
-    adata, rows = cc.datasets.hipsc_tf_ko(), []
-    names = sorted(set(adata.obs["perturbation"]) - {"control"})
+    rows, labels = [], set(adata.obs["perturbation"].astype(str))
+    names = sorted(labels & set(adata.var_names))
     for split in range(SPLITS):
-        truth, judge = differs(adata, names, "day", split)
+        truth, judge = differs(adata, names, batch_key, split)
         for i in np.flatnonzero(truth.any(1)):
-            found, perturbed = score_all(without(adata, [names[i]], judge), weights, "day", 100 * split + i)
+            hidden = [label for label in labels if names[i] in label.split("+")]  # combinations would tell, too
+            found, perturbed = score_all(without(adata, hidden, judge), weights, batch_key, 100 * split + i)
             for method, scores in found.items():
                 row = score_hidden(scores, adata.var_names.get_loc(names[i]), truth[i], perturbed)
                 row |= {"hidden": names[i], "n_effects": truth[i].sum(), "method": method}
@@ -178,6 +186,16 @@ def rank_regulators(scores: Scores, regulators: np.ndarray, effects: np.ndarray,
     return [*every, float(alike), float(column), metrics.direction_accuracy(truth, scores)]
 
 
+def fold(folder: Path, screen: str, screens: Path) -> str:
+    """Weights of the recipe of ``tcd-perturbseq`` without a screen, trained where they are not there yet."""
+    recipe = Recipe.load("tcd-perturbseq")
+    out = folder / f"{recipe.name}-without-{screen}"
+    left = tuple(real for real in recipe.real if real[0] != screen)
+    recipe = replace(recipe, name=out.name, real=left)
+    train(recipe, out, minutes=1e6, device="cpu", resume=True, adopt=False, every=100, screens=screens)
+    return str(out)
+
+
 def interferon(file: Path, weights: list[str]) -> tuple[pd.DataFrame, list[str]]:
     """The measured regulators above two sets of genes, with their knock-outs and without; and what is in the sets."""
     import anndata as ad
@@ -211,38 +229,62 @@ def markdown(table: pd.DataFrame) -> list[str]:
     return [*lines, *("| " + " | ".join(v.replace("|", "\\|") for v in row) + " |" for row in text.to_numpy()), ""]
 
 
+def tables(
+    weights: list[str], screens: Path | None, folds: Path | None
+) -> tuple[dict[str, pd.DataFrame], dict[str, list[str]]]:
+    """Rows of every screen that is there, and what is said of it."""
+    import anndata as ad
+
+    rows, said = {}, {}
+    for name, batch_key in SCREENS.items():
+        file = None if screens is None else screens / f"{name}.h5ad"
+        if name != "hipsc_tf_ko" and (file is None or not file.is_file()):
+            print(f"{name}: skipped; give the folder of its file with --screens.")
+            continue
+        asked = [w for w in weights if name not in dict(pretrained.load(w).config["recipe"].get("real", ()))]
+        asked += [fold(folds, name, screens)] if folds and screens else []
+        if name == "thp1_eccite":
+            rows[name], said[name] = interferon(file, asked)
+        else:
+            adata = ad.read_h5ad(file) if file and file.is_file() else cc.datasets.hipsc_tf_ko()
+            rows[name] = hide_each(adata, asked, batch_key)
+            said[name] = leads(rows[name])
+        lines = "\n".join(page(name, rows[name], said[name]))
+        print(f"\n{lines}", flush=True)
+    return rows, said
+
+
+def page(name: str, rows: pd.DataFrame, said: list[str]) -> list[str]:
+    """Lines of the page on one screen."""
+    if name != "thp1_eccite":
+        return [f"## {name}", "", *markdown(summarise(rows)), *(f"* {line}" for line in said), ""]
+    lines = [f"## {name}", "", *(f"* {line}" for line in said), ""]
+    for (run, genes), part in rows.groupby(["run", "genes"], sort=False):
+        lines += [f"### {run.capitalize()}: {genes}", "", *markdown(part.drop(columns=["run", "genes"]))]
+    return lines
+
+
 def main() -> None:
     """Print the tables; write them and the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--thp1", type=Path, help="h5ad with the cells of Papalexi et al. (2021)")
+    parser.add_argument("--screens", type=Path, help="folder with k562_tapseq.h5ad and thp1_eccite.h5ad")
+    parser.add_argument("--folds", type=Path, help="folder of weights trained without a screen")
     parser.add_argument("--weights", nargs="+", default=[n for n in pretrained.available() if n.startswith("tcd-")])
     parser.add_argument("--out", type=Path, help="folder for CSV tables")
     parser.add_argument("--page", type=Path, help=f"write the tables into this page, below {MARK}")
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", UserWarning)
-    rows = hide_each(args.weights)
-    table, said, tables = summarise(rows), leads(rows), {"hipsc_tf_ko": rows}
-    print("## hipsc_tf_ko\n", table.to_string(index=False), "", *said, sep="\n", flush=True)
-    page = ["## hipsc_tf_ko", "", *markdown(table), *(f"* {line}" for line in said), ""]
-    if args.thp1:
-        found, said = interferon(args.thp1, args.weights)
-        tables["thp1_eccite"] = found
-        print("\n## thp1_eccite\n", *said, sep="\n")
-        page += ["## thp1_eccite", "", *(f"* {line}" for line in said), ""]
-        for (run, genes), part in found.groupby(["run", "genes"], sort=False):
-            part = part.drop(columns=["run", "genes"])
-            print(f"\n### {run}: {genes}\n", part.round(2).to_string(index=False, na_rep=""), sep="\n")
-            page += [f"### {run.capitalize()}: {genes}", "", *markdown(part)]
-    print("" if args.thp1 else "\nthp1_eccite: skipped; give its file with --thp1.")
+    rows, said = tables(args.weights, args.screens, args.folds)
     print(f"{time.process_time():.0f} CPU s")
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        for name, frame in tables.items():
+        for name, frame in rows.items():
             frame.to_csv(args.out / f"tcd_real_{name}.csv", index=False)
     if args.page:
         head = args.page.read_text().partition(MARK)[0] if args.page.exists() else ""
-        args.page.write_text("\n".join([f"{head}{MARK}", "", *page]))
+        lines = [line for name in rows for line in page(name, rows[name], said[name])]
+        args.page.write_text("\n".join([f"{head}{MARK}", "", *lines]))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ LEVELS = {
     )
     | {"effect_baselines", "gimfit", "gracefit", "graph_baselines", "target_baselines"},
     2: set(
-        "causes datasets evaluation graphs heldout heldout_graphs heldout_targets models onepass pretrain pretrained realscreens targets".split()
+        "causes datasets evaluation graphs heldout heldout_graphs heldout_targets models onepass pretrain pretrained realcauses realscreens targets".split()
     ),
     3: {"pp", "tl", "pl", "get"},
     4: {"__init__", "demo"},

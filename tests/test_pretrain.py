@@ -469,6 +469,56 @@ def test_real_screens_take_their_share(real_screens) -> None:
         build_task(replace(recipe, real=(("other", None),)), CPU, real_screens)
 
 
+def test_real_screens_of_causes_take_their_share(real_screens) -> None:
+    recipe = replace(TINY, real=(("mine", "batch"),), real_share=0.5, steps=60)
+    task, simulated = build_task(recipe, CPU, real_screens), build_task(replace(TINY, steps=60), CPU)
+    assert isinstance(task, CauseTask) and len(task.real) == 1
+    net = build_network(recipe)
+    same_loss = [torch.equal(task.loss(net, step), simulated.loss(net, step)) for step in range(24)]
+    assert 6 <= sum(same_loss) <= 18
+    again = build_task(recipe, CPU, real_screens)
+    step = same_loss.index(False)
+    assert torch.equal(again.loss(net, step), task.loss(net, step))  # of the step alone, whatever came before
+    x, labels, valid = task.real_batch(0, np.random.default_rng(0))
+    assert x.shape[:3] == labels.shape == valid.shape == (2, 16, 16)
+    assert labels.any() and not (labels.bool() & ~valid & ~torch.eye(16, dtype=torch.bool)).any()
+    with pytest.raises(ValueError, match=r"No screen .*other\.h5ad"):
+        build_task(replace(recipe, real=(("other", None),)), CPU, real_screens)
+    with pytest.raises(
+        ValueError, match="recipe 'tiny-cells' has real screens, which networks of cells do not learn from"
+    ):
+        replace(CELLS, real=(("mine", None),))
+
+
+def test_draws_of_a_real_screen_are_renewed(real_screens) -> None:
+    recipe = replace(TINY, real=(("mine", "batch"),), real_share=1.0, steps=60)
+    task, net = build_task(recipe, CPU, real_screens), build_network(recipe)
+    for step in range(12):
+        task.loss(net, step)
+        newest = step // recipe.refresh
+        assert {key[1] for key in task.drawn} <= set(range(newest, newest + 4))
+    assert not task.pool  # nothing is simulated
+
+
+def test_digest_knows_real_screens_where_there_are_some() -> None:
+    real = replace(TINY, real=(("mine", "batch"),), real_share=0.5)
+    assert len({TINY.digest(), real.digest(), replace(real, real_share=0.4).digest()}) == 3
+    assert replace(TINY, real=(), real_share=0.0).digest() == TINY.digest()
+
+
+def test_a_resumed_run_on_real_screens_is_bit_equal(real_screens, tmp_path) -> None:
+    recipe = replace(TINY, real=(("mine", "batch"),), real_share=0.6)
+    how = {"minutes": 10.0, "device": "cpu", "adopt": False, "every": 2, "screens": real_screens}
+    whole = run(recipe, tmp_path / "whole", resume=False, **how)
+    first = Trainer(recipe, "cpu", real_screens)
+    for _ in range(3):
+        first.train_step()
+    first.save(tmp_path / "broken")
+    resumed = run(recipe, tmp_path / "broken", resume=True, **how)
+    assert whole.step == resumed.step == recipe.steps
+    assert same(whole.net.state_dict(), resumed.net.state_dict())
+
+
 def test_loss_by_hand() -> None:
     net = build_network(TARGETS)
     batches = TargetTask(replace(TARGETS, screen_share=0.0), CPU).batches(0)

@@ -1,4 +1,4 @@
-"""Training items: simulated screens are measured, turned into network inputs, and cut into small sets of genes."""
+"""Training items: screens are measured, turned into network inputs, and cut into small sets of genes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ __all__ = ["Sample", "make_item", "make_samples", "screen_features"]
 
 @dataclass
 class Sample:
-    """One assay of one screen, ready to be cut into training items."""
+    """One assay of one screen, ready to be cut into training items; ``known``: which of the truth is (``None``: all)."""
 
     truth: Tensor
     features: PairFeatures | None = None
     values: Tensor | None = None
     codes: Tensor | None = None
     single: Tensor | None = None
+    known: Tensor | None = None
 
 
 def make_samples(screen: Screen, recipe: Recipe, prior: ScreenPrior, index: int) -> list[Sample]:
@@ -59,9 +60,15 @@ def screen_features(counts: Tensor, screen: Screen, single: Tensor) -> PairFeatu
 
 
 def choose_subset(sample: Sample, size: int, gen: torch.Generator, *, anchored: bool) -> Tensor:
-    """Genes of a training item; anchored items hold half likely hubs (by footprint and degree, with noise)."""
+    """Genes of a training item; anchored items hold half likely hubs (by footprint and degree, with noise).
+
+    Where only some effects are known, the genes whose effects they are come first.
+    """
     n, device = len(sample.truth), sample.truth.device
     order = torch.randperm(n, generator=gen, device=device)
+    if sample.known is not None:
+        first = sample.known.any(1)[order]
+        return torch.cat([order[first], order[~first]])[:size]
     if not anchored or sample.features is None:
         return order[:size]
     genes = sample.features.genes
@@ -90,7 +97,7 @@ def make_item(
 
     Returns
     -------
-    Network input, labels ``(size, size)`` ``[cause, effect]``, and which labels count (all but the diagonal).
+    Network input, labels ``(size, size)`` ``[cause, effect]``, and which labels count (all that are known, but the diagonal).
     """
     anchored = float(torch.rand(1, generator=gen, device=gen.device)) < recipe.anchored
     size = min(size or recipe.subset, len(sample.truth))
@@ -100,6 +107,8 @@ def make_item(
     else:
         x = _cell_item(sample, genes, recipe.cells, gen)
     valid = ~torch.eye(size, dtype=torch.bool, device=x.device)
+    if sample.known is not None:
+        valid &= sample.known[genes][:, genes]
     return x, sample.truth[genes][:, genes].float(), valid
 
 

@@ -36,8 +36,8 @@ _PRIORS: dict[str, Any] = {"differential": ShiftPrior, "edges": GraphPrior, "avi
 # weights, whose hashes stay.
 _UNHASHED: dict[str, tuple[set[str], set[str]]] = {
     "TCD": (
-        {"screens", "screen_share", "real", "real_share", "subsets", "graph_weight", "acyclic", "reuse"},
-        {"start", "sizes_alike", "compose_steps"},
+        {"screens", "screen_share", "subsets", "graph_weight", "acyclic", "reuse"},
+        {"start", "sizes_alike", "compose_steps", "real", "real_share"},
     ),
     "CDN": ({"reuse"}, {"start", "acyclic", "sizes_alike", "compose_steps"}),
     "AVICI": (set(), {"sizes_alike", "compose_steps"}),
@@ -77,7 +77,7 @@ class Recipe:
     screens, screen_share
         Differential network: arguments of :class:`ScreenPrior`, and the share of steps on such simulated screens.
     real, real_share
-        Differential network: real screens to fine-tune on, each (name or path, column of batches or
+        Differential and pair networks: real screens to fine-tune on, each (name or path, column of batches or
         null), and the share of steps on them.
     subsets
         Differential network: fewest and most local graphs of a set of cells.
@@ -98,7 +98,7 @@ class Recipe:
     Raises
     ------
     ValueError
-        If `steps` is below 1, `compose_steps` does not fit the network, or `prior` has fields that :class:`ScreenPrior`
+        If `steps` is below 1, `compose_steps` or `real` does not fit the network, or `prior` has fields that :class:`ScreenPrior`
         has not.
     """
 
@@ -149,6 +149,9 @@ class Recipe:
                 f"compose_steps of recipe {self.name!r} is {self.compose_steps!r}: it must be a whole number, and 0 but for "
                 "pair networks whose `sizes` have rounds of composition."
             )
+            raise ValueError(msg)
+        if self.real and self.network == "cells":
+            msg = f"recipe {self.name!r} has real screens, which networks of cells do not learn from."
             raise ValueError(msg)
         object.__setattr__(self, "real", _tuples(list(self.real)))
         object.__setattr__(self, "subsets", tuple(self.subsets))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,11 @@ from causcade.pretrain.recipe import Recipe
 from causcade.pretrain.target_items import PairBatch, TargetScreen, from_shifts, from_target_screen, measure_screen
 from causcade.simulate.episodes import draw_screen
 from causcade.simulate.shifts import draw_shifts
+
+if TYPE_CHECKING:
+    from causcade.realcauses import CauseScreen
+
+_DRAWS = 4  # of every real screen that are held
 
 __all__ = ["CauseTask", "TargetTask", "Task", "build_task", "pair_batch_loss"]
 
@@ -53,11 +58,13 @@ def _in_half(device: torch.device) -> torch.autocast:
 
 
 class CauseTask(_Stateless):
-    """Causes in simulated screens, for pair and cell networks."""
+    """Causes in simulated screens, for pair and cell networks; in real ones too, for pair networks."""
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device, folder: Path | None = None) -> None:
         self.recipe, self.device, self.prior = recipe, device, recipe.screen_prior()
         self.pool: dict[int, list[Sample]] = {}
+        self.real = [load_cause_screen(name, batch_key, folder) for name, batch_key in recipe.real]
+        self.drawn: dict[tuple[int, int], Sample] = {}
         self.composing = ComposeTask(recipe, device)
 
     def fill_pool(self, step: int) -> list[int]:
@@ -87,12 +94,28 @@ class CauseTask(_Stateless):
         x, labels, valid = zip(*(make_item(sample, r, gen, size=size) for sample in chosen), strict=True)
         return torch.stack(x), torch.stack(labels), torch.stack(valid)
 
+    def real_batch(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Items of a step on one real screen, from a few draws of what is hidden; every `refresh` steps there is a new one."""
+        r, newest, which = self.recipe, step // self.recipe.refresh, int(rng.integers(len(self.real)))
+        self.drawn = {key: sample for key, sample in self.drawn.items() if key[1] >= newest}
+        items = []
+        for draw in rng.integers(_DRAWS, size=r.batch):
+            key = which, newest + int(draw)
+            if key not in self.drawn:
+                self.drawn[key] = self.real[which].sample(np.random.default_rng([r.seed, *key, 3]))
+            gen = torch.Generator().manual_seed(int(rng.integers(2**62)))
+            items.append(make_item(self.drawn[key], r, gen))
+        x, labels, valid = (torch.stack(parts).to(self.device) for parts in zip(*items, strict=True))
+        return x, labels, valid
+
     def loss(self, net: nn.Module, step: int) -> Tensor:
         """Loss of a step; after the recipe's ``steps``, of the composition."""
         if step >= self.recipe.steps:
-            self.pool = {}
+            self.pool, self.drawn = {}, {}
             return self.composing.loss(net, step - self.recipe.steps)
-        x, labels, valid = self.batch(step)
+        rng = np.random.default_rng([self.recipe.seed, step, 2])
+        from_real = self.real and rng.random() < self.recipe.real_share
+        x, labels, valid = self.real_batch(step, rng) if from_real else self.batch(step)
         with _in_half(self.device):
             logits = net(x)
         return pair_loss(logits.float(), labels, valid)
@@ -196,8 +219,19 @@ def load_target_screen(name: str, batch_key: str | None, folder: Path | None) ->
     return read_target_screen(path, batch_key)
 
 
+def load_cause_screen(name: str, batch_key: str | None, folder: Path | None) -> CauseScreen:
+    """Read a real screen whose knock-outs are to be told: of the package, or ``NAME.h5ad`` in a folder."""
+    from causcade.realcauses import read_cause_screen  # needs anndata, which a bare training machine may lack
+    from causcade.realscreens import BUNDLED
+
+    path = name if name in BUNDLED or folder is None else str(folder / f"{name}.h5ad")
+    return read_cause_screen(path, batch_key)
+
+
 def build_task(recipe: Recipe, device: torch.device, screens: Path | None = None) -> Task:
     """The task of a recipe's network; real screens that are not in the package lie in the folder ``screens``."""
     if recipe.model == "AVICI":
         return GraphTask(recipe, device)
-    return TargetTask(recipe, device, screens) if recipe.network == "differential" else CauseTask(recipe, device)
+    return (
+        TargetTask(recipe, device, screens) if recipe.network == "differential" else CauseTask(recipe, device, screens)
+    )
