@@ -241,8 +241,11 @@ def tables(
         if name != "hipsc_tf_ko" and (file is None or not file.is_file()):
             print(f"{name}: skipped; give the folder of its file with --screens.")
             continue
-        asked = [w for w in weights if name not in dict(pretrained.load(w).config["recipe"].get("real", ()))]
+        asked = [w for w in weights if name not in dict(pretrained.load(w).config.get("recipe", {}).get("real", ()))]
         asked += [fold(folds, name, screens)] if folds and screens else []
+        if not asked:
+            print(f"{name}: skipped; all of {', '.join(weights)} learned from it. Give --folds.")
+            continue
         if name == "thp1_eccite":
             rows[name], said[name] = interferon(file, asked)
         else:
@@ -273,6 +276,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for CSV tables")
     parser.add_argument("--page", type=Path, help=f"write the tables into this page, below {MARK}")
     args = parser.parse_args()
+    absent = [
+        n for n in SCREENS if n != "hipsc_tf_ko" and not (args.screens and (args.screens / f"{n}.h5ad").is_file())
+    ]
+    if args.folds and absent:
+        parser.error(f"--folds learns from all screens; --screens lacks {', '.join(absent)}")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", UserWarning)
     rows, said = tables(args.weights, args.screens, args.folds)

@@ -81,3 +81,27 @@ def test_truth_is_of_controls_that_are_set_aside() -> None:
     assert len(judge) == 15 and judge.max() < 30
     left = tcd_real.without(adata, ["A"], judge)
     assert left.obs["perturbation"].value_counts().to_dict() == {"control": 15, "B": 15}
+
+
+def test_a_fold_learns_from_the_other_screens(monkeypatch, tmp_path) -> None:
+    asked = []
+    monkeypatch.setattr(tcd_real, "train", lambda recipe, out, **how: asked.append((recipe, out, how)))
+    out = tcd_real.fold(tmp_path, "k562_tapseq", tmp_path / "screens")
+    ((recipe, where, how),) = asked
+    assert out == str(where) == str(tmp_path / "tcd-perturbseq-without-k562_tapseq")
+    assert [name for name, _ in recipe.real] == ["hipsc_tf_ko", "thp1_eccite"]
+    assert how["screens"] == tmp_path / "screens" and how["resume"]
+
+
+def test_weights_are_not_scored_on_what_they_learned_from(monkeypatch, tmp_path, capsys) -> None:
+    from types import SimpleNamespace
+
+    configs = {"a": {}, "b": {"recipe": {"real": [["hipsc_tf_ko", "day"]]}}}
+    monkeypatch.setattr(tcd_real.pretrained, "load", lambda name: SimpleNamespace(config=configs[name]))
+    seen = []
+    monkeypatch.setattr(tcd_real, "hide_each", lambda adata, weights, key: seen.append((adata.shape, weights, key)))
+    monkeypatch.setattr(tcd_real, "leads", lambda rows: [])
+    monkeypatch.setattr(tcd_real, "page", lambda *args: [])
+    tcd_real.tables(["a", "b"], None, None)
+    assert seen == [((14945, 103), ["a"], "day")]
+    assert "thp1_eccite: skipped" in capsys.readouterr().out

@@ -44,6 +44,33 @@ def test_the_card_says_that_scores_are_composed() -> None:
     assert said not in heldout.card(config | {"steps": 5}, {}, RECIPE.screen_prior())
 
 
+def test_the_card_says_what_was_real() -> None:
+    config = {
+        "network": "pairs", "sizes": {}, "recipe": RECIPE.__dict__, "recipe_hash": RECIPE.digest(),
+        "stages": [[RECIPE.digest(), 0]], "steps": 6, "seconds": 0, "device": "cpu", "sha256": "0",
+    }  # fmt: skip
+    assert "never on a real network or screen" in heldout.card(config, {}, RECIPE.screen_prior())
+    real = config | {"recipe": RECIPE.__dict__ | {"real": [["hipsc_tf_ko", "day"], ["mine", None]]}}
+    text = heldout.card(real, {}, RECIPE.screen_prior())
+    assert "Fine-tuned on real screens, knock-outs hidden at random: hipsc_tf_ko, mine." in text
+    assert "never on a real network or screen" not in text
+
+
+def test_sets_are_those_of_users(trained, monkeypatch) -> None:
+    sizes = []
+    score_pairs = heldout.score_pairs
+
+    def seen(*args, size, **how):
+        sizes.append(size)
+        return score_pairs(*args, size=size, **how)
+
+    monkeypatch.setattr(heldout, "score_pairs", seen)
+    monkeypatch.setattr(heldout, "KINDS", {"seen": heldout.KINDS["seen"]})
+    weights = pretrained.load(trained)
+    heldout.score_heldout(weights.net, weights.config, RECIPE.screen_prior(), n_screens=1)
+    assert sizes == [80]  # twice the size of training
+
+
 def test_every_kind_is_scored_with_every_baseline(trained) -> None:
     weights = pretrained.load(trained)
     scores = heldout.score_heldout(weights.net, weights.config, RECIPE.screen_prior(), n_screens=1)

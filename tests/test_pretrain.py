@@ -470,14 +470,14 @@ def test_real_screens_take_their_share(real_screens) -> None:
 
 
 def test_real_screens_of_causes_take_their_share(real_screens) -> None:
-    recipe = replace(TINY, real=(("mine", "batch"),), real_share=0.5, steps=60)
-    task, simulated = build_task(recipe, CPU, real_screens), build_task(replace(TINY, steps=60), CPU)
-    assert isinstance(task, CauseTask) and len(task.real) == 1
+    recipe = replace(TINY, real=(("mine", "batch"),), real_share=0.5, steps=60, refresh=100)
+    task, simulated = build_task(recipe, CPU, real_screens), build_task(replace(TINY, steps=60, refresh=100), CPU)
+    assert isinstance(task, CauseTask) and [real.screen.n_groups for real in task.real] == [2]
     net = build_network(recipe)
     same_loss = [torch.equal(task.loss(net, step), simulated.loss(net, step)) for step in range(24)]
     assert 6 <= sum(same_loss) <= 18
     again = build_task(recipe, CPU, real_screens)
-    step = same_loss.index(False)
+    step = 23 - same_loss[::-1].index(False)
     assert torch.equal(again.loss(net, step), task.loss(net, step))  # of the step alone, whatever came before
     x, labels, valid = task.real_batch(0, np.random.default_rng(0))
     assert x.shape[:3] == labels.shape == valid.shape == (2, 16, 16)
@@ -488,6 +488,16 @@ def test_real_screens_of_causes_take_their_share(real_screens) -> None:
         ValueError, match="recipe 'tiny-cells' has real screens, which networks of cells do not learn from"
     ):
         replace(CELLS, real=(("mine", None),))
+
+
+def test_screens_have_draws_of_their_own(real_screens) -> None:
+    recipe = replace(TINY, real=(("mine", "batch"), ("mine", "batch")), real_share=1.0, steps=60, refresh=100)
+    task, net = build_task(recipe, CPU, real_screens), build_network(recipe)
+    assert isinstance(task, CauseTask)
+    for step in range(12):
+        task.loss(net, step)
+    both = [i for i in range(4) if (0, i) in task.drawn and (1, i) in task.drawn]
+    assert both and not any(torch.equal(task.drawn[0, i].known, task.drawn[1, i].known) for i in both)
 
 
 def test_draws_of_a_real_screen_are_renewed(real_screens) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from causcade import pp
 from causcade.pairs import GENE_FEATURES
 from causcade.pretrain import Recipe, make_item
 from causcade.realcauses import CauseScreen, read_cause_screen
@@ -50,7 +51,9 @@ def test_knock_outs_of_measured_genes_in_cells_enough(mine: tuple[Path, Any]) ->
     names = [str(cells.var_names[g]) for g in read_cause_screen(file).genes]
     assert names == ["G00", "G01", "G03", "G04", "G07", "G08", "G09", "G10", "G11"]
     assert "G06" in [str(cells.var_names[g]) for g in read_cause_screen(file, least=5).genes]
-    with pytest.raises(ValueError, match=r"mine\.h5ad' has no measured gene that was perturbed alone in 99 cells"):
+    with pytest.raises(
+        ValueError, match=r"mine\.h5ad' has no measured gene that was perturbed alone in 99 cells beside controls"
+    ):
         read_cause_screen(file, least=99)
 
 
@@ -67,6 +70,8 @@ def test_what_is_known_and_true(mine: tuple[Path, Any]) -> None:
     assert min(hidden) < 0.4 < 0.6 < max(hidden)  # from hardly any to nearly all
     truth = torch.stack([s.truth.float() for s, _ in samples]).mean(0)
     assert truth[place["G00"], place["G01"]] > 0.8 and truth[place["G03"], place["G04"]] > 0.8
+    unsure = torch.stack([~s.known[screen.genes] for s, _ in samples]).float().mean()
+    assert 0.005 < unsure < 0.3  # neither clearly changed nor clearly not
     assert truth[place["G08"], [place[f"G{g}"] for g in (20, 21, 22, 23, 24)]].mean() < 0.2
 
 
@@ -88,17 +93,19 @@ def test_cells_of_a_hidden_knock_out_are_not_looked_at(mine: tuple[Path, Any]) -
     assert not torch.allclose(before.features.genes, after.features.genes)
 
 
-def test_truth_is_judged_by_cells_that_the_network_does_not_see(mine: tuple[Path, Any]) -> None:
+@pytest.mark.parametrize("which", ["control", "G00"])
+def test_truth_is_judged_by_cells_that_the_network_does_not_see(mine: tuple[Path, Any], which: str) -> None:
     file, cells = mine
     labels = cells.obs["perturbation"].astype(str).to_numpy()
-    screen = read_cause_screen(file)
-    sample, _ = drawn(screen, 3)
-    changed = np.zeros(2)
-    for row in np.flatnonzero(labels == "control")[:12]:
-        other, _ = drawn(rewritten(file, cells, np.array([row])), 3)
-        saw = not torch.equal(sample.features.genes, other.features.genes)
+    screen, everything = read_cause_screen(file), torch.arange(cells.n_vars)
+    seed = next(s for s in range(50) if drawn(screen, s)[1][list(cells.var_names).index("G00")])
+    sample, _ = drawn(screen, seed)
+    before, changed = sample.features.block(everything, everything), np.zeros(2)
+    for row in np.flatnonzero(labels == which)[:12]:
+        other, _ = drawn(rewritten(file, cells, np.array([row])), seed)
+        saw = not torch.equal(before, other.features.block(everything, everything))
         changed[int(saw)] += 1
-        if saw:  # what the network sees of a control is not what judges
+        if saw:  # what the network sees is not what judges
             torch.testing.assert_close(sample.truth, other.truth)
     assert changed.min() >= 2
 
@@ -112,3 +119,33 @@ def test_items_hold_the_knock_outs_and_count_what_is_known(mine: tuple[Path, Any
     whole = make_item(sample, Recipe("r", subset=99), torch.Generator().manual_seed(0))
     assert int(whole[2].sum()) == int((known & ~torch.eye(len(known), dtype=torch.bool)).sum())
     assert int(whole[1].sum()) == int(sample.truth.sum())
+
+
+def test_hidden_and_shown_knock_outs_are_judged_by_as_many_cells(mine: tuple[Path, Any]) -> None:
+    screen, found = read_cause_screen(mine[0]), {True: [], False: []}
+    for seed in range(40):
+        sample, shown = drawn(screen, seed)
+        for gene in screen.genes[[0, 1, 2]]:
+            found[bool(shown[gene])].append(int(sample.truth[gene].sum()))
+    shown, hidden = np.mean(found[True]), np.mean(found[False])
+    assert min(len(found[True]), len(found[False])) > 40 and abs(shown - hidden) < 0.25 * shown
+
+
+def test_screens_that_cannot_be_learned_from_are_named(mine: tuple[Path, Any], tmp_path: Path) -> None:
+    _, cells = mine
+    labels = cells.obs["perturbation"].astype(str).to_numpy()
+    few = cells[~np.isin(np.arange(len(labels)), np.flatnonzero(labels == "control")[59:])].copy()
+    few.write_h5ad(tmp_path / "few.h5ad")
+    with pytest.raises(ValueError, match=r"few\.h5ad' has 59 controls; half of them judge, so at least 60 are needed"):
+        read_cause_screen(tmp_path / "few.h5ad")
+    cells.obs["run"] = np.where(np.isin(labels, ["G00", "G01"]), "mine alone", "all")
+    cells.write_h5ad(tmp_path / "apart.h5ad")
+    left = read_cause_screen(tmp_path / "apart.h5ad", "run")
+    assert [str(cells.var_names[g]) for g in left.genes] == ["G03", "G04", "G07", "G08", "G09", "G10", "G11"]
+    sample, _ = drawn(left, 0)
+    assert torch.isfinite(sample.features.genes).all() and not sample.known[:2].any()
+    pp.regimes(cells, "perturbation", "control")
+    summary = pp.summarise(cells, max_cells=100, progress_bar=False)
+    summary.write_h5ad(tmp_path / "summary.h5ad")
+    with pytest.raises(ValueError, match=r"summary\.h5ad' is a summary: knock-outs cannot be hidden in its sums"):
+        read_cause_screen(tmp_path / "summary.h5ad")

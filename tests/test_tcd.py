@@ -106,6 +106,15 @@ def test_get_causes_is_what_tl_writes(screen: Any, fingerprint: Any) -> None:
     assert model.get_causes(rng=4, progress_bar=False).shape == (32, 32)
 
 
+def test_sets_are_twice_as_large_as_in_training(screen: Any) -> None:
+    model = new(screen, subset=8)
+    torch.nn.init.normal_(model.net.head[-1].weight)
+    model.is_trained_ = True
+    usual, twice, once = (model.get_causes(["G02"], subset_size=n, progress_bar=False) for n in (None, 16, 8))
+    np.testing.assert_array_equal(usual, twice)
+    assert np.abs(usual - once).to_numpy().max() > 1e-4
+
+
 def test_get_causes_uses_the_layer_of_the_setup(screen: Any) -> None:
     screen.layers["counts"] = screen.X.copy()
     model = new(screen)

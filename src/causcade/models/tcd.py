@@ -86,7 +86,7 @@ class TCD(CausalModel):
         ``"base"``: a transformer over pairs of genes, fed with statistics of the regimes. ``"paper"``: the published
         transformer over cells and genes (TCD-DL, appendix B.1); slower, and for counts or expression only.
     subset
-        Genes scored together.
+        Genes of a training item; ``"base"`` scores twice as many together, ``"paper"`` as many.
     cells
         ``"paper"``: cells in a forward pass.
     rng

@@ -98,7 +98,8 @@ def pair_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
     sparse ones.  The weight is one number per item, so probabilities stay calibrated within it.
     """
     axes, used = (1, 2), valid.float()
-    each = (F.binary_cross_entropy_with_logits(logits, labels, reduction="none") * used).sum(axes) / used.sum(axes)
-    share = ((labels * used).sum(axes) / used.sum(axes)).clamp(1e-4, 0.5)
+    n = used.sum(axes).clamp(min=1)
+    each = (F.binary_cross_entropy_with_logits(logits, labels, reduction="none") * used).sum(axes) / n
+    share = ((labels * used).sum(axes) / n).clamp(1e-4, 0.5)
     entropy = -(share * share.log() + (1 - share) * (1 - share).log())
     return (each / (entropy + 0.02)).mean()
