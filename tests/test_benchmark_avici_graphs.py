@@ -33,6 +33,18 @@ def test_sorting_by_variance_is_given_variances() -> None:
     np.testing.assert_array_equal(*same)
 
 
+def test_edges_are_called_as_the_row_says() -> None:
+    truth = np.zeros((4, 4), bool)
+    truth[[0, 1, 0], [1, 2, 3]] = True
+    graph = np.where(truth, 0.4, 0.05) * ~np.eye(4, dtype=bool)  # nothing reaches 0.5
+    usual, best = (avici_graphs._scores(f"AVICI x{how}", truth, graph, {}) for how in ("", avici_graphs.BEST))
+    assert usual["f1"] == 0 and best["f1"] == 1 and best["sid"] == 0 < usual["sid"]
+    assert usual["auprc"] == best["auprc"] and usual["brier_skill"] == best["brier_skill"]
+    setting = avici_graphs.Setting("grn", False, "internal", True)
+    rows = [name for name in avici_graphs.methods(setting, ["avici-grn"]) if name.startswith("AVICI")]
+    assert rows == ["AVICI avici-grn", "AVICI avici-grn, best F1"]
+
+
 def test_quick_paths_decide_as_those_of_gies() -> None:
     utils = pytest.importorskip("gies.utils")
     rng = np.random.default_rng(0)
