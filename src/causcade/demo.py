@@ -32,9 +32,9 @@ def main(argv: list[str] | None = None) -> None:
         f"hipsc_tf_ko: {adata.n_obs:,} cells x {adata.n_vars} genes, {adata.obs['perturbation'].nunique() - 1} knock-outs"
     )
     cc.pp.regimes(adata, perturbation_key="perturbation", control="control")
-    cc.tl.causes(
-        adata, list(dict.fromkeys([args.gene, "PRDM14", "SOX2"])), batch_key="day", n_null=20, progress_bar=False
-    )
+    genes = list(dict.fromkeys([args.gene, "PRDM14", "SOX2"]))
+    model = "tcd-grn-umi"  # the default weights have learned from this very screen
+    cc.tl.causes(adata, genes, model=model, batch_key="day", n_null=20, progress_bar=False)
 
     columns = ["cause", "rank", "score", "sd", "fdr", "knockout_t", "rank_knockout_t", "popularity", "rank_popularity"]
     table = cc.get.causes(adata, args.gene, n_top=12)[columns]

@@ -42,7 +42,7 @@ def causes(
     adata: AnnData,
     genes: str | Sequence[str] | None = None,
     *,
-    model: str | Path | TCD = "tcd-grn-umi",
+    model: str | Path | TCD = "tcd-perturbseq",
     layer: str | None = None,
     values: Values = "counts",
     batch_key: str | None = None,
@@ -77,7 +77,9 @@ def causes(
         Effect genes, names in ``.var_names``. ``None`` scores all pairs.
     model
         A released name (:func:`causcade.pretrained.available`), a folder with weights, or a
-        :class:`causcade.models.TCD`.
+        :class:`causcade.models.TCD`. The default is for counts; it was tuned on three real screens, among them
+        :func:`causcade.datasets.hipsc_tf_ko`. ``"tcd-grn-umi"`` is the same before, trained on simulated screens alone;
+        ``"tcd-grn-expression"`` is for values with little technical noise.
     layer
         Layer with the values; ``None`` = ``.X``. What is left at its default here and in the next two is taken from
         the model's ``setup_anndata`` when ``model`` is an object of the same data.
