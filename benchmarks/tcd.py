@@ -352,7 +352,11 @@ def main() -> None:
         for fidelity in args.fidelity:
             job = measure(clean, fidelity, args.seed)
             released = "tcd-grn-umi" if fidelity == "low" else "tcd-grn-expression"
-            usual = [released] if args.network == "yeast" else ["tcd-grn-expression", "tcd-grn-umi", "tcd-perturbseq", "tcd-paper"]
+            usual = (
+                [released]
+                if args.network == "yeast"
+                else ["tcd-grn-expression", "tcd-grn-umi", "tcd-perturbseq", "tcd-paper"]
+            )
             names = args.weights or [n for n in usual if n in pretrained.available()]
             told = None
             if args.told:
