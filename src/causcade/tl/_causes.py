@@ -99,7 +99,7 @@ def causes(
         hub's effects lift all of its pairs, and more of the calls are false than the FDR says (``benchmarks.null``).
     subset_size
         Genes in a set, that the network sees together; ``None`` = twice as many as it was trained with (preset ``"paper"``:
-        as many), which scores better than as many and takes up to twice as long.
+        as many), which mostly scores better than as many and takes up to twice as long.
     n_anchors
         From the second draw on, so many top-scoring genes are in every set.
     stable
