@@ -484,9 +484,7 @@ def test_real_screens_of_causes_take_their_share(real_screens) -> None:
     assert labels.any() and not (labels.bool() & ~valid & ~torch.eye(16, dtype=torch.bool)).any()
     with pytest.raises(ValueError, match=r"No screen .*other\.h5ad"):
         build_task(replace(recipe, real=(("other", None),)), CPU, real_screens)
-    with pytest.raises(
-        ValueError, match="recipe 'tiny-cells' has real screens, which networks of cells do not learn from"
-    ):
+    with pytest.raises(ValueError, match="'tiny-cells' has real screens, which networks 'cells' do not learn from"):
         replace(CELLS, real=(("mine", None),))
 
 

@@ -150,8 +150,8 @@ class Recipe:
                 "pair networks whose `sizes` have rounds of composition."
             )
             raise ValueError(msg)
-        if self.real and self.network == "cells":
-            msg = f"recipe {self.name!r} has real screens, which networks of cells do not learn from."
+        if self.real and self.network not in ("pairs", "differential"):
+            msg = f"Recipe {self.name!r} has real screens, which networks {self.network!r} do not learn from."
             raise ValueError(msg)
         object.__setattr__(self, "real", _tuples(list(self.real)))
         object.__setattr__(self, "subsets", tuple(self.subsets))
