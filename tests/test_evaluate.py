@@ -724,6 +724,16 @@ def test_causes_hide_the_knockout_that_is_asked_for(screen: ad.AnnData, tiny_wei
     assert value(table, "correlation", "column_auroc", "ceiling") > 0.85
 
 
+def test_causes_are_composed_as_asked(screen: ad.AnnData, tiny_weights: Any) -> None:
+    more, asked = doubled(screen), {"hold_out": ["G00"], **QUICK}
+    ways = {name: (str(tiny_weights), {"compose": way}) for name, way in (("no", False), ("plain", "plain"))}
+    table = cc.evaluate(more, ways | {"learned": str(tiny_weights)}, task="causes", **asked)
+    scores = {name: value(table, name, "column_ap") for name in ("no", "plain", "learned")}
+    assert scores["no"] == scores["learned"] != scores["plain"]  # these weights have learned no composition
+    with pytest.raises(ValueError, match="compose must be True, False or 'plain', not 'sum'"):
+        cc.evaluate(more, {"net": (str(tiny_weights), {"compose": "sum"})}, task="causes", **asked)
+
+
 def test_a_hidden_knockout_tells_nothing(screen: ad.AnnData) -> None:
     """Other cells in its place change the truth, and no ranking."""
     other = doubled(screen)

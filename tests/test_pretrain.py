@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from causcade import heldout, pretrained
 from causcade.contrasts import Summary, summarise
+from causcade.ensemble import Ensemble
 from causcade.nn.differential import Differential, graph_loss, target_loss
 from causcade.nn.pair_stream import PairStream, PairStreamConfig, pair_loss
 from causcade.pretrain import Recipe, Trainer, build_network, made_by, make_item, make_samples, run
@@ -29,6 +30,7 @@ from causcade.pretrain.target_items import (
 )
 from causcade.pretrain.tasks import CauseTask, TargetTask, build_task, pair_batch_loss
 from causcade.pretrain.trainer import _widened
+from causcade.scoring import set_size
 from causcade.set_inputs import pair_input, set_input
 from causcade.simulate.episodes import draw_screen
 from causcade.simulate.graphs import ancestors
@@ -641,6 +643,18 @@ def test_the_averaged_weights_are_taken_over_wherever_composing_begins(tmp_path)
     for k, value in late.net.state_dict().items():
         if not k.startswith("compose."):
             assert torch.equal(value, before[k])
+
+
+def test_composition_learns_on_sets_as_large_as_those_of_users(monkeypatch) -> None:
+    asked = []
+
+    def score_pairs(score, n_genes, *, size, rng):
+        asked.append(size)
+        return Ensemble.empty(n_genes, np.arange(n_genes))
+
+    monkeypatch.setattr("causcade.pretrain.compose_task.score_pairs", score_pairs)
+    ComposeTask(COMPOSING, CPU).scored(build_network(COMPOSING), 0)
+    assert asked == [set_size({"network": COMPOSING.network, "subset": COMPOSING.subset})] == [2 * COMPOSING.subset]
 
 
 def test_composing_steps_lower_the_loss() -> None:

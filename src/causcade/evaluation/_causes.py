@@ -13,6 +13,7 @@ from scipy.stats import norm
 from tqdm.auto import tqdm
 
 from causcade import metrics, nulls
+from causcade._checks import check_compose
 from causcade.causes import Settings, score_causes
 from causcade.evaluation._asked import Asked
 from causcade.evaluation._ranked import Sides, as_options, learnt_from, quiet, read_ranked, said, share_controls
@@ -34,7 +35,7 @@ __all__ = ["evaluate_causes"]
 Floats = NDArray[np.float64]
 
 _BASELINES: Final = ("knockout_t", "correlation")
-_OPTIONS: Final = ("n_draws", "size", "n_anchors")
+_OPTIONS: Final = ("n_draws", "size", "n_anchors", "compose")
 _HIGHER: Final = {"column_auroc": True, "column_ap": True}
 _ALPHA: Final = 0.05
 _NONE: Final = "no gene, or every gene, truly differs (rank-sum test, 5 % FDR)"
@@ -68,6 +69,8 @@ def evaluate_causes(adata: AnnData, plan: Plan) -> pd.DataFrame:
     plan.refuse("causes", "dose_key", "groupby", "features", "genes", "test_share")
     baseline = plan.choose(plan.baseline or "knockout_t", _BASELINES, "baseline")
     methods = read_ranked(plan.methods, _BASELINES, "TCD", _OPTIONS, baseline)
+    for asked, _ in methods:
+        check_compose(asked.options.get("compose", True))
     screen = quiet_screen(
         adata, layer=plan.layer, values=plan.values, batch_key=plan.batch_key, regimes_key=plan.regimes_key
     )

@@ -83,8 +83,9 @@ def evaluate(
         ``n_subsets``, ``candidates``, ``n_candidates``); baselines ``"lfc"``, ``"rank_sum"``, ``"popularity"`` (mean size
         of a gene's change by the other perturbations).
 
-        *causes*: TCD weights or a :class:`causcade.models.TCD` (options ``n_draws``, ``size``, ``n_anchors``);
-        baselines ``"knockout_t"`` (mean size of z of each effect under the other knock-outs) and ``"correlation"``.
+        *causes*: TCD weights or a :class:`causcade.models.TCD` (options ``n_draws``, ``size``, ``n_anchors``,
+        ``compose``); baselines ``"knockout_t"`` (mean size of z of each effect under the other knock-outs) and
+        ``"correlation"``.
     task
         ``"effects"``: what will an untried perturbation do. ``"targets"``: which gene did a perturbation act on.
         ``"causes"``: which genes does a knock-out change, told without its cells.

@@ -14,7 +14,7 @@ from causcade.nn.pair_stream import PairStream, pair_loss
 from causcade.pairs import PairFeatures
 from causcade.pretrain.items import make_samples
 from causcade.pretrain.recipe import Recipe
-from causcade.scoring import pair_scorer
+from causcade.scoring import pair_scorer, set_size
 from causcade.simulate.episodes import draw_screen
 
 __all__ = ["ComposeTask"]
@@ -40,13 +40,14 @@ class ComposeTask:
         self.pool: dict[int, tuple[Tensor, Tensor]] = {}
 
     def scored(self, net: nn.Module, index: int) -> tuple[Tensor, Tensor]:
-        """Scores of all pairs of a new screen, and the truth."""
+        """Scores of all pairs of a new screen, of sets as large as those of a user, and the truth."""
         seed, number = self.recipe.seed, _FIRST + index
         screen = draw_screen(self.prior, seed, number, device=self.device)
         (sample,) = make_samples(screen, replace(self.recipe, assays=1), self.prior, number)
         score = pair_scorer(net, cast("PairFeatures", sample.features), device=self.device)
         rng = np.random.default_rng([seed, index])
-        scores = score_pairs(score, len(sample.truth), size=self.recipe.subset, rng=rng).mean
+        size = set_size({"network": "pairs", "subset": self.recipe.subset})
+        scores = score_pairs(score, len(sample.truth), size=size, rng=rng).mean
         return torch.from_numpy(scores).to(self.device), sample.truth
 
     def fill_pool(self, net: nn.Module, step: int) -> list[int]:
