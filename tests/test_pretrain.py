@@ -657,6 +657,13 @@ def test_composition_learns_on_sets_as_large_as_those_of_users(monkeypatch) -> N
     assert asked == [set_size({"network": COMPOSING.network, "subset": COMPOSING.subset})] == [2 * COMPOSING.subset]
 
 
+@pytest.mark.parametrize(("genes", "wanted"), [((4, 40), (16, 40)), ((20, 40), (20, 40)), ((4, 8), (8, 8))])
+def test_composition_learns_on_screens_larger_than_a_set(genes, wanted) -> None:
+    task = ComposeTask(replace(COMPOSING, prior={**PRIOR, "genes": genes}), CPU)
+    assert task.prior.genes == wanted
+    assert wanted[0] <= len(task.scored(build_network(COMPOSING), 0)[1]) <= wanted[1]
+
+
 def test_composing_steps_lower_the_loss() -> None:
     task = ComposeTask(COMPOSING, CPU)
     net = Trainer(COMPOSING, "cpu").net

@@ -36,7 +36,10 @@ class ComposeTask:
     """
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        self.recipe, self.device, self.prior = recipe, device, recipe.screen_prior()
+        self.recipe, self.device = recipe, device
+        prior, (least, most) = recipe.screen_prior(), recipe.screen_prior().genes
+        # A set lacks few genes of a smaller screen, or none; with many such screens the composition learns to distrust paths.
+        self.prior = replace(prior, genes=(min(max(least, recipe.subset), most), most))
         self.pool: dict[int, tuple[Tensor, Tensor]] = {}
 
     def scored(self, net: nn.Module, index: int) -> tuple[Tensor, Tensor]:
