@@ -726,10 +726,14 @@ def test_causes_hide_the_knockout_that_is_asked_for(screen: ad.AnnData, tiny_wei
 
 def test_causes_are_composed_as_asked(screen: ad.AnnData, tiny_weights: Any) -> None:
     more, asked = doubled(screen), {"hold_out": ["G00"], **QUICK}
-    ways = {name: (str(tiny_weights), {"compose": way}) for name, way in (("no", False), ("plain", "plain"))}
-    table = cc.evaluate(more, ways | {"learned": str(tiny_weights)}, task="causes", **asked)
-    scores = {name: value(table, name, "column_ap") for name in ("no", "plain", "learned")}
-    assert scores["no"] == scores["learned"] != scores["plain"]  # these weights have learned no composition
+    ways = (("no", False), ("plain", "plain"), ("learned", True))
+    methods = {name: ("tcd-grn-umi", {"compose": way}) for name, way in ways} | {"default": "tcd-grn-umi"}
+    methods |= {f"unlearned {name}": (str(tiny_weights), {"compose": way}) for name, way in ways}
+    table = cc.evaluate(more, methods, task="causes", **asked)
+    scores = {name: value(table, name, "column_auroc") for name in methods}
+    assert len({scores[name] for name, _ in ways}) == 3
+    assert scores["default"] == scores["learned"]
+    assert scores["unlearned no"] == scores["unlearned learned"] != scores["unlearned plain"]
     with pytest.raises(ValueError, match="compose must be True, False or 'plain', not 'sum'"):
         cc.evaluate(more, {"net": (str(tiny_weights), {"compose": "sum"})}, task="causes", **asked)
 

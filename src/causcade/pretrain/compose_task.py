@@ -37,9 +37,11 @@ class ComposeTask:
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
-        prior, (least, most) = recipe.screen_prior(), recipe.screen_prior().genes
-        # A set lacks few genes of a smaller screen, or none; with many such screens the composition learns to distrust paths.
-        self.prior = replace(prior, genes=(min(max(least, recipe.subset), most), most))
+        self.prior = prior = recipe.screen_prior()
+        least, most = prior.genes
+        # With many screens that a set holds whole, which lack nothing, the composition learns to distrust paths.
+        if least < recipe.subset < most:
+            self.prior = replace(prior, genes=(recipe.subset, most))
         self.pool: dict[int, tuple[Tensor, Tensor]] = {}
 
     def scored(self, net: nn.Module, index: int) -> tuple[Tensor, Tensor]:
