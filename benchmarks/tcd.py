@@ -315,7 +315,7 @@ def write_page(tables: Path, page: Path) -> None:
         "`row_auroc_shuffled`, the row AUROC after the scores were handed to other targets. `column_auroc_blind` is one",
         "list of effects for all regulators. `fnr1`, `fnr2`, `fnr3`: share of causes missed by distance, at the true",
         "number of pairs. TCD deals the genes into sets twice, as `tl.causes` does, where it does not say otherwise. The rows of",
-        "yeast are of earlier runs, with the first composition of `tcd-grn-expression`.",
+        "`tcd-paper` on yeast and those of sets of 96 are of earlier runs.",
         "*Pair trees, told the network* are no method: they were trained on two other simulations of this very network",
         "(`--told`), and show how much statistics of single pairs hold for someone who knows it. *Not composed* is",
         '`tl.causes(compose=False)`, *noisy or* is `compose="plain"` (of trees: the same noisy or over their scores); *four draws* is',
