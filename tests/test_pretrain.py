@@ -654,7 +654,7 @@ def test_composition_learns_on_sets_as_large_as_those_of_users(monkeypatch) -> N
 
     monkeypatch.setattr("causcade.pretrain.compose_task.score_pairs", score_pairs)
     ComposeTask(COMPOSING, CPU).scored(build_network(COMPOSING), 0)
-    assert asked == [set_size({"network": COMPOSING.network, "subset": COMPOSING.subset})] == [2 * COMPOSING.subset]
+    assert asked == [set_size(vars(COMPOSING))] == [2 * COMPOSING.subset]
 
 
 @pytest.mark.parametrize(

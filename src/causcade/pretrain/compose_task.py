@@ -37,11 +37,11 @@ class ComposeTask:
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
-        self.prior = prior = recipe.screen_prior()
-        least, most = prior.genes
+        self.prior = recipe.screen_prior()
+        least, most = self.prior.genes
         # With many screens that a set holds whole, which lack nothing, the composition learns to distrust paths.
         if least < recipe.subset < most:
-            self.prior = replace(prior, genes=(recipe.subset, most))
+            self.prior = replace(self.prior, genes=(recipe.subset, most))
         self.pool: dict[int, tuple[Tensor, Tensor]] = {}
 
     def scored(self, net: nn.Module, index: int) -> tuple[Tensor, Tensor]:
@@ -51,8 +51,7 @@ class ComposeTask:
         (sample,) = make_samples(screen, replace(self.recipe, assays=1), self.prior, number)
         score = pair_scorer(net, cast("PairFeatures", sample.features), device=self.device)
         rng = np.random.default_rng([seed, index])
-        size = set_size({"network": "pairs", "subset": self.recipe.subset})
-        scores = score_pairs(score, len(sample.truth), size=size, rng=rng).mean
+        scores = score_pairs(score, len(sample.truth), size=set_size(vars(self.recipe)), rng=rng).mean
         return torch.from_numpy(scores).to(self.device), sample.truth
 
     def fill_pool(self, net: nn.Module, step: int) -> list[int]:
